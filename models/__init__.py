@@ -1,0 +1,1 @@
+"""Networks and their parts: torch and torchvision only; no files, no flags, no printing."""

@@ -1,0 +1,355 @@
+"""Network description (YOLOv5's yaml grammar, as a dict) -> network.
+
+A row is ``[from, number, module, args]``: the layers it reads (-1 is the one before), how often it repeats (scaled by
+``depth_multiple``), a name from :data:`LAYERS`, and its arguments (output channels scaled by ``width_multiple``). Names
+are looked up in the table; nothing is evaluated.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from models.attention import C3CBAM, CBAM, GATES
+from models.common import C3, SPPF, Bottleneck, Concat, Conv
+from models.heads import Detect, ViewHead
+from utils.log import InputError
+
+KEYS = {
+    "nc", "nv", "depth_multiple", "width_multiple", "anchors", "backbone", "head", "cbam_gate", "view_dropout",
+}  # fmt: skip
+REQUIRED_KEYS = ("nc", "depth_multiple", "width_multiple", "anchors", "backbone", "head")
+
+
+class Output(NamedTuple):
+    """What a network gives for a batch of B images.
+
+    Attributes:
+        raw: Detect's maps, a level each (B, na, H_i, W_i, 5 + nc), before the sigmoid.
+        view: view logits (B, nv), or None for a network without a view head.
+        boxes: decoded predictions (B, N, 5 + nc) in pixels of the input, in evaluation mode only.
+    """
+
+    raw: list[Tensor]
+    view: Tensor | None
+    boxes: Tensor | None
+
+
+class Shape(NamedTuple):
+    """What is known of a layer's output while the network is built: channels, and input pixels per cell."""
+
+    channels: int
+    stride: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One parsed row: its index, the absolute indices it reads (-1 is the image), and the row's own words."""
+
+    index: int
+    sources: tuple[int, ...]
+    number: int
+    name: str
+    arguments: tuple[Any, ...]
+
+
+Built = tuple[nn.Module, Shape]
+Builder = Callable[["_Description", Row, list[Shape]], Built]
+
+
+class _Description:
+    """A checked copy of the yaml mapping, and the two scalings it asks for."""
+
+    def __init__(self, mapping: Mapping[str, Any]) -> None:
+        unknown, missing = sorted(set(mapping) - KEYS), [key for key in REQUIRED_KEYS if key not in mapping]
+        if unknown or missing:
+            raise InputError(
+                f"network description: unknown keys {unknown}, missing keys {missing}; known are {sorted(KEYS)}"
+            )
+        self.nc = _positive_integer(mapping, "nc")
+        self.nv = _positive_integer(mapping, "nv") if "nv" in mapping else 3
+        self.depth_multiple = _positive_number(mapping, "depth_multiple")
+        self.width_multiple = _positive_number(mapping, "width_multiple")
+        self.cbam_gate = mapping.get("cbam_gate", "identity")
+        if self.cbam_gate not in GATES:
+            raise InputError(f"network description: cbam_gate: expected one of {GATES}, got {self.cbam_gate!r}")
+        self.view_dropout = float(mapping.get("view_dropout", 0.0))
+        self.anchors = mapping["anchors"]
+        self.rows = _parse_rows(mapping)
+
+    def width(self, channels: Any) -> int:
+        """Channels after scaling, rounded up to a multiple of 8."""
+        return math.ceil(channels * self.width_multiple / 8) * 8
+
+    def depth(self, number: int) -> int:
+        """Repetitions after scaling; at least one."""
+        return max(round(number * self.depth_multiple), 1) if number > 1 else number
+
+    def value(self, argument: Any) -> Any:
+        """The words ``nc nv anchors None`` of an argument list as what they stand for."""
+        words = {"nc": self.nc, "nv": self.nv, "anchors": self.anchors, "None": None}
+        return words.get(argument, argument) if isinstance(argument, str) else argument
+
+
+def _conv(d: _Description, row: Row, inputs: list[Shape]) -> Built:
+    out, *rest = row.arguments
+    module = _repeated(d, row, lambda c: Conv(c, d.width(out), *rest), inputs[0].channels, d.width(out))
+    stride = inputs[0].stride * (rest[1] if len(rest) > 1 else 1) ** d.depth(row.number)
+    return module, Shape(d.width(out), stride)
+
+
+def _bottleneck(d: _Description, row: Row, inputs: list[Shape]) -> Built:
+    out, *rest = row.arguments
+    module = _repeated(d, row, lambda c: Bottleneck(c, d.width(out), *rest), inputs[0].channels, d.width(out))
+    return module, Shape(d.width(out), inputs[0].stride)
+
+
+def _sppf(d: _Description, row: Row, inputs: list[Shape]) -> Built:
+    out, *rest = row.arguments
+    module = _repeated(d, row, lambda c: SPPF(c, d.width(out), *rest), inputs[0].channels, d.width(out))
+    return module, Shape(d.width(out), inputs[0].stride)
+
+
+def _c3(d: _Description, row: Row, inputs: list[Shape]) -> Built:
+    out, *rest = row.arguments
+    return C3(inputs[0].channels, d.width(out), d.depth(row.number), *rest), Shape(d.width(out), inputs[0].stride)
+
+
+def _c3cbam(d: _Description, row: Row, inputs: list[Shape]) -> Built:
+    out, *rest = row.arguments
+    shortcut = rest[0] if rest else True
+    module = C3CBAM(inputs[0].channels, d.width(out), d.depth(row.number), shortcut, d.cbam_gate)
+    return module, Shape(d.width(out), inputs[0].stride)
+
+
+def _cbam(d: _Description, row: Row, inputs: list[Shape]) -> Built:
+    channels, kernel = inputs[0].channels, 7
+    if row.arguments:  # forks write the (unscaled) output channels first; attention cannot change them
+        kernel = row.arguments[1] if len(row.arguments) > 1 else kernel
+        if d.width(row.arguments[0]) != channels:
+            raise ValueError(f"expected {channels} channels as its input has, got {d.width(row.arguments[0])}")
+    return CBAM(channels, kernel, gate=d.cbam_gate), inputs[0]
+
+
+def _upsample(d: _Description, row: Row, inputs: list[Shape]) -> Built:
+    size, scale, mode = row.arguments
+    return nn.Upsample(size, scale, mode), Shape(inputs[0].channels, inputs[0].stride / scale)
+
+
+def _concat(d: _Description, row: Row, inputs: list[Shape]) -> Built:
+    if len({shape.stride for shape in inputs}) != 1:
+        raise ValueError(f"its inputs have different strides: {[shape.stride for shape in inputs]}")
+    return Concat(*row.arguments), Shape(sum(shape.channels for shape in inputs), inputs[0].stride)
+
+
+def _detect(d: _Description, row: Row, inputs: list[Shape]) -> Built:
+    nc, anchors = row.arguments
+    if isinstance(anchors, int):  # so many anchors a level, to be found from the data (autoanchor)
+        anchors = [[step * shape.stride for step in range(2, 2 + anchors) for _ in "wh"] for shape in inputs]
+    if not isinstance(anchors, list) or len({len(level) for level in anchors}) != 1 or len(anchors) != len(inputs):
+        raise ValueError(f"anchors: expected {len(inputs)} lists of the same even length, got {anchors!r}")
+    strides = [int(shape.stride) for shape in inputs]
+    return Detect(nc, anchors, [shape.channels for shape in inputs], strides), Shape(0, 0)
+
+
+def _view_head(d: _Description, row: Row, inputs: list[Shape]) -> Built:
+    views, hidden = row.arguments
+    return ViewHead(inputs[0].channels, views, d.width(hidden), d.view_dropout), Shape(0, 0)
+
+
+LAYERS: dict[str, Builder] = {
+    "Conv": _conv,
+    "Bottleneck": _bottleneck,
+    "C3": _c3,
+    "C3CBAM": _c3cbam,
+    "CBAM": _cbam,
+    "SPPF": _sppf,
+    "Concat": _concat,
+    "nn.Upsample": _upsample,
+    "Detect": _detect,
+    "ViewHead": _view_head,
+}
+
+
+class Network(nn.Module):
+    """A network built from a description; state names are ``model.<layer index>.<...>`` as in YOLOv5.
+
+    Args:
+        description: the yaml's mapping. ``nc`` and ``nv`` in it are replaced by the arguments of that name, if given.
+        nc: number of box classes.
+        nv: number of views.
+        with_view: False leaves the view head out (detection alone).
+        view_dropout: dropout before the view head's linear layer.
+
+    Raises:
+        InputError: an unknown layer or key, a row that does not fit.
+    """
+
+    def __init__(
+        self,
+        description: Mapping[str, Any],
+        nc: int | None = None,
+        nv: int | None = None,
+        with_view: bool = True,
+        view_dropout: float | None = None,
+    ) -> None:
+        super().__init__()
+        given = {"nc": nc, "nv": nv, "view_dropout": view_dropout}
+        mapping = {**copy.deepcopy(dict(description)), **{k: v for k, v in given.items() if v is not None}}
+        if not with_view:
+            mapping["head"] = [row for row in mapping["head"] if row[2] != "ViewHead"]
+        self.description: dict[str, Any] = mapping
+        checked = _Description(mapping)
+        layers, self.sources = _build(checked)
+        self.model = nn.ModuleList(layers)
+        self.nc = checked.nc
+        self._kept = {source for sources in self.sources for source in sources}
+
+    @property
+    def detect(self) -> Detect:
+        """The box head."""
+        return next(layer for layer in self.model if isinstance(layer, Detect))
+
+    @property
+    def view_head(self) -> ViewHead | None:
+        """The view head, or None in a detector alone."""
+        return next((layer for layer in self.model if isinstance(layer, ViewHead)), None)
+
+    @property
+    def nv(self) -> int:
+        """Number of views; 0 in a detector alone."""
+        return self.view_head.linear.out_features if self.view_head else 0
+
+    @property
+    def max_stride(self) -> int:
+        """Image sides must be multiples of this many pixels."""
+        return max(self.detect.strides)
+
+    def forward(self, images: Tensor) -> Output:
+        """Images (B, 3, H, W) in [0, 1], sides multiples of ``max_stride``; boxes are decoded in evaluation mode."""
+        kept: dict[int, Tensor] = {-1: images}
+        raw: list[Tensor] = []
+        view = None
+        for index, (layer, sources) in enumerate(zip(self.model, self.sources, strict=True)):
+            inputs = [kept[source] for source in sources]
+            if isinstance(layer, Detect):
+                raw = layer(inputs)
+            elif isinstance(layer, ViewHead):
+                view = layer(inputs[0])
+            else:
+                output = layer(inputs if isinstance(layer, Concat) else inputs[0])
+                if index in self._kept:
+                    kept[index] = output
+        return Output(raw, view, None if self.training else self.detect.decode(raw))
+
+
+def fused(network: Network) -> Network:
+    """A copy for inference: evaluation mode, each batch normalisation folded into its convolution, no gradients."""
+    network = copy.deepcopy(network).eval().requires_grad_(False)
+    for module in network.modules():
+        if isinstance(module, Conv):
+            module.fuse()
+    return network
+
+
+def _build(description: _Description) -> tuple[list[nn.Module], list[tuple[int, ...]]]:
+    """The layers in order and, for each, the absolute indices it reads."""
+    shapes: dict[int, Shape] = {-1: Shape(3, 1)}
+    layers: list[nn.Module] = []
+    for row in description.rows:
+        row = Row(row.index, row.sources, row.number, row.name, tuple(map(description.value, row.arguments)))
+        try:
+            module, shapes[row.index] = LAYERS[row.name](description, row, [shapes[i] for i in row.sources])
+        except (TypeError, ValueError, IndexError, RuntimeError, ZeroDivisionError) as error:
+            raise InputError(
+                f"network description: layer {row.index} ({row.name}) with args {list(row.arguments)}: {error}"
+            ) from error
+        layers.append(module)
+    if sum(isinstance(layer, Detect) for layer in layers) != 1:
+        raise InputError("network description: expected exactly one Detect layer")
+    return layers, [row.sources for row in description.rows]
+
+
+def _repeated(
+    description: _Description, row: Row, make: Callable[[int], nn.Module], in_channels: int, out_channels: int
+) -> nn.Module:
+    """The module alone, or a Sequential of the row's scaled number of them."""
+    number = description.depth(row.number)
+    if number == 1:
+        return make(in_channels)
+    return nn.Sequential(*(make(in_channels if i == 0 else out_channels) for i in range(number)))
+
+
+def _parse_rows(mapping: Mapping[str, Any]) -> list[Row]:
+    rows: list[Row] = []
+    for part in ("backbone", "head"):
+        if not isinstance(mapping[part], Sequence):
+            raise InputError(f"network description: {part}: expected a list of rows, got {mapping[part]!r}")
+        for row in mapping[part]:
+            rows.append(_parse_row(len(rows), row, rows))
+    return rows
+
+
+def _parse_row(index: int, row: Any, before: list[Row]) -> Row:
+    if not (isinstance(row, Sequence) and len(row) == 4 and isinstance(row[3], Sequence)):
+        raise InputError(f"network description: layer {index}: expected [from, number, module, args], got {row!r}")
+    source, number, name, arguments = row
+    if name not in LAYERS:
+        raise InputError(f"network description: layer {index}: unknown module {name!r}; known are {', '.join(LAYERS)}")
+    sources = source if isinstance(source, Sequence) else [source]
+    if not all(isinstance(s, int) and -index - 1 <= s < index for s in sources) or not sources:
+        raise InputError(f"network description: layer {index}: from {source!r} is not a layer before it")
+    if not isinstance(number, int) or number < 1:
+        raise InputError(f"network description: layer {index}: expected a positive number of modules, got {number!r}")
+    # -1 relative to layer 0 is the image itself; the same index, -1, stands for it in absolute terms
+    absolute = tuple(s if s >= 0 else index + s for s in sources)
+    heads = [s for s in absolute if s >= 0 and before[s].name in ("Detect", "ViewHead")]
+    if heads:
+        raise InputError(f"network description: layer {index} reads layer {heads[0]}, a head, which has no features")
+    return Row(index, absolute, number, name, tuple(arguments))
+
+
+def _positive_integer(mapping: Mapping[str, Any], key: str) -> int:
+    value = mapping[key]
+    if not isinstance(value, int) or value < 1:
+        raise InputError(f"network description: {key}: expected a positive integer, got {value!r}")
+    return value
+
+
+def _positive_number(mapping: Mapping[str, Any], key: str) -> float:
+    value = mapping[key]
+    if not isinstance(value, (int, float)) or not value > 0:
+        raise InputError(f"network description: {key}: expected a positive number, got {value!r}")
+    return float(value)
+
+
+def parameter_count(network: nn.Module) -> int:
+    """Number of trainable and frozen parameters (buffers not counted)."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def load_matching(network: nn.Module, state: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
+    """Copy the tensors of ``state`` whose name and shape the network has.
+
+    Returns:
+        Names that were copied, and one line for each tensor of the network that was not, with the reason.
+    """
+    own = network.state_dict()
+    matched = [name for name, tensor in own.items() if name in state and state[name].shape == tensor.shape]
+    left = [
+        f"{name}: shape {tuple(state[name].shape)} there, {tuple(own[name].shape)} here"
+        if name in state
+        else f"{name}: not there"
+        for name in own
+        if name not in matched
+    ]
+    with torch.no_grad():
+        for name in matched:
+            own[name].copy_(state[name])
+    return matched, left

@@ -1,0 +1,555 @@
+"""utils/sources.py: every kind of source, what is wrong with each, and the thread that decodes ahead."""
+
+from __future__ import annotations
+
+import logging
+import struct
+import threading
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from utils.log import InputError
+from utils.sources import Frame, open_source, prefetch, read_image
+
+RED, GREEN = (255, 0, 0), (0, 255, 0)
+
+
+def picture(rgb: tuple[int, int, int] = RED, height: int = 24, width: int = 32) -> NDArray[np.uint8]:
+    return np.full((height, width, 3), rgb, np.uint8)
+
+
+def encode(suffix: str, values: NDArray[Any], *options: int) -> bytes:
+    return cv2.imencode(suffix, values, options)[1].tobytes()
+
+
+def write_image(path: Path, rgb: tuple[int, int, int] = RED) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encode(path.suffix, picture(rgb)[..., ::-1]))
+    return path
+
+
+def write_video(path: Path, frames: int = 10) -> Path:
+    """Frame ``i`` is grey of value 20 * i, so that a frame tells its number."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (64, 48))
+    for i in range(frames):
+        writer.write(np.full((48, 64, 3), 20 * i, np.uint8))
+    writer.release()
+    return path
+
+
+def shown_numbers(frames: list[Frame]) -> list[int]:
+    return [round(float(frame.image.mean()) / 20) for frame in frames]
+
+
+@pytest.fixture(autouse=True)
+def no_thread_left() -> Iterator[None]:
+    yield
+    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+
+
+@pytest.fixture
+def warnings(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    monkeypatch.setattr(logging.getLogger("echo"), "propagate", True)  # another test may have set logging up
+    return caplog
+
+
+# --- one image -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tiff", ".webp", ".jpg"])
+def test_an_image_is_rgb(tmp_path: Path, suffix: str) -> None:
+    image = read_image(write_image(tmp_path / f"red{suffix}"))
+    assert image.dtype == np.uint8 and image.shape == (24, 32, 3) and image.flags.c_contiguous
+    np.testing.assert_allclose(image[12, 16], RED, atol=3)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_16_bits_are_divided_by_256(tmp_path: Path, suffix: str, channels: int) -> None:
+    values = np.array([[0, 256, 12800, 32768, 65535]], np.uint16)
+    path = tmp_path / f"deep{suffix}"
+    path.write_bytes(encode(suffix, np.dstack([values] * channels)))
+    image = read_image(path)
+    assert image.shape == (1, 5, 3)
+    for channel in range(3):
+        np.testing.assert_array_equal(image[0, :, channel], [0, 1, 50, 128, 255])
+
+
+def test_grey_and_alpha_become_rgb(tmp_path: Path) -> None:
+    grey, alpha = tmp_path / "grey.png", tmp_path / "alpha.png"
+    grey.write_bytes(encode(".png", np.full((4, 5), 77, np.uint8)))
+    alpha.write_bytes(encode(".png", np.full((4, 5, 4), (10, 20, 30, 0), np.uint8)))
+    assert read_image(grey).tolist() == np.full((4, 5, 3), 77).tolist()
+    assert read_image(alpha).tolist() == np.full((4, 5, 3), (30, 20, 10)).tolist()
+
+
+@pytest.mark.parametrize("suffix", [".pfm", ".tiff"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_floats_are_scaled_from_lowest_to_highest(tmp_path: Path, suffix: str, channels: int) -> None:
+    values = np.array([[-3, -1, 1], [7, np.nan, np.inf]], np.float32)
+    path = tmp_path / f"float{suffix}"
+    uncompressed = [cv2.IMWRITE_TIFF_COMPRESSION, 1] if suffix == ".tiff" else []  # some OpenCV's default is lossy
+    path.write_bytes(encode(suffix, np.dstack([values] * channels), *uncompressed))
+    expected = np.array([[0, 51, 102], [255, 0, 255]])
+    np.testing.assert_array_equal(read_image(path), np.dstack([expected] * 3))
+    path.write_bytes(encode(suffix, np.full((2, 3), 5, np.float32)))
+    assert not read_image(path).any()  # no range to scale
+
+
+def test_exif_rotation_is_applied(tmp_path: Path) -> None:
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"  # orientation 6: a quarter turn
+    data = encode(".jpg", picture())
+    path = tmp_path / "turned.jpg"
+    path.write_bytes(data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:])
+    assert read_image(path).shape == (32, 24, 3)
+
+
+def huge_png() -> bytes:
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("empty.jpg", b"", "0 bytes"),
+        ("text.jpg", b"hello world", "not an image that OpenCV can decode (first bytes b'hello wo')"),
+        ("half.jpg", encode(".jpg", NOISE)[:2000], "truncated"),
+        ("nearly.jpg", encode(".jpg", NOISE)[:-2], "truncated"),
+        ("header.jpg", encode(".jpg", NOISE)[:100], "truncated"),
+        ("half.png", encode(".png", NOISE)[:2000], "truncated"),
+        ("nearly.png", encode(".png", NOISE)[:-12], "truncated"),
+        ("huge.png", huge_png(), "within OpenCV's limits"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_bad_image_is_an_input_error_on_one_line(tmp_path: Path, name: str, data: bytes, words: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(InputError) as caught:
+        read_image(path)
+    message = str(caught.value)
+    assert str(path) in message and words in message and "\n" not in message
+    with pytest.raises(InputError, match=name):  # as the only file of a source: the same error
+        list(open_source(str(path)))
+
+
+def test_a_missing_image_and_a_folder_are_input_errors(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"gone\.png.*No such file"):
+        read_image(tmp_path / "gone.png")
+    with pytest.raises(InputError, match="directory"):
+        read_image(tmp_path)
+
+
+@pytest.mark.parametrize("tail", [b"", b"\0" * 5000, b"camera maker's \xff\xda notes", b"\xff\xd9"])
+def test_bytes_after_the_end_marker_are_tolerated(tmp_path: Path, tail: bytes) -> None:
+    for suffix in (".jpg", ".png"):
+        path = tmp_path / f"padded{suffix}"
+        path.write_bytes(encode(suffix, NOISE) + tail)
+        assert read_image(path).shape == (60, 80, 3)
+
+
+def test_the_end_marker_of_a_thumbnail_does_not_count(tmp_path: Path) -> None:
+    thumbnail, data = encode(".jpg", NOISE[:8, :8]), encode(".jpg", NOISE)
+    whole = data[:2] + b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail + data[2:]
+    path = tmp_path / "thumbnail.jpg"
+    path.write_bytes(whole)
+    assert read_image(path).shape == (60, 80, 3)
+    path.write_bytes(whole[:-500])
+    with pytest.raises(InputError, match="truncated"):
+        read_image(path)
+
+
+def test_a_progressive_jpeg_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "progressive.jpg"
+    data = encode(".jpg", NOISE, cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
+    path.write_bytes(data)
+    assert read_image(path).shape == (60, 80, 3)
+    path.write_bytes(data[:-100])
+    with pytest.raises(InputError, match="truncated"):
+        read_image(path)
+
+
+# --- files, folders, globs, lists ------------------------------------------------------------------------------------
+
+
+def test_one_file_with_spaces_and_unicode_in_its_path(tmp_path: Path) -> None:
+    path = write_image(tmp_path / "vier kammern" / "Blick_é_心.PNG", GREEN)
+    source = open_source(str(path))
+    (frame,) = source
+    assert (frame.path, frame.number, frame.total, frame.fps) == (path, None, None, None)
+    assert (frame.image == GREEN).all()
+    assert source.total == 1 and not source.live and source.problems == []
+
+
+def test_a_folder_gives_images_and_videos_in_natural_order_not_its_subfolders(tmp_path: Path) -> None:
+    for name in ("f10.png", "f2.png", "F1.JPG", "deeper/f3.png", ".hidden.png"):
+        write_image(tmp_path / name)
+    (tmp_path / "notes.csv").write_text("none of ours")
+    (tmp_path / "folder.png").mkdir()
+    write_video(tmp_path / "f3.avi", 3)
+    source = open_source(str(tmp_path))
+    assert [frame.path.name for frame in source] == ["F1.JPG", "f2.png", "f3.avi", "f3.avi", "f3.avi", "f10.png"]
+    assert source.total == 6
+    assert len(list(source)) == 6  # it can be read again
+
+
+def test_globs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.png", "b.jpg", "c.txt", "sub/d.png", "sub/more/e.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(encode(".png", picture()))
+
+    def names(pattern: str) -> list[str]:
+        return [frame.path.name for frame in open_source(pattern)]
+
+    assert names(f"{tmp_path}/*") == ["a.png", "b.jpg"]
+    assert names(f"{tmp_path}/**/*.png") == ["a.png", "d.png", "e.png"]
+    monkeypatch.chdir(tmp_path)
+    assert names("*/d.*") == ["d.png"]
+    for pattern in ("*.webp", "*.txt"):
+        with pytest.raises(InputError, match="none is there"):
+            open_source(pattern)
+    write_image(tmp_path / "odd[1]*.png")
+    assert names("odd[1]*.png") == ["odd[1]*.png"]  # a file that exists is no pattern
+
+
+def test_a_list_reads_in_its_own_order_relative_to_its_own_folder(
+    tmp_path: Path, warnings: pytest.LogCaptureFixture
+) -> None:
+    near, far = write_image(tmp_path / "lists" / "near.png"), write_image(tmp_path / "far away" / "far.png")
+    write_video(tmp_path / "lists" / "clip.avi", 2)
+    listing = tmp_path / "lists" / "all.txt"
+    listing.write_bytes(
+        f"\ufeff# a comment\r\n\r\n./near.png\r\nclip.avi\n{far}\n  ../far away/far.png\nnear.png\n".encode()
+    )
+    source = open_source(str(listing))
+    assert [frame.path.name for frame in source] == [
+        "near.png",
+        "clip.avi",
+        "clip.avi",
+        "far.png",
+        "far.png",
+        "near.png",
+    ]
+    assert next(iter(source)).path == near
+    assert source.total == 6
+    assert [record.getMessage() for record in warnings.records if "repeat" in record.getMessage()] == [
+        f"{listing}: 1 of 5 entries repeat an earlier one and are read again"
+    ]
+
+
+def test_bad_entries_of_a_list_are_skipped_and_told_once(tmp_path: Path, warnings: pytest.LogCaptureFixture) -> None:
+    write_image(tmp_path / "good.png")
+    listing = tmp_path / "some.txt"
+    listing.write_text("gone.png\ngood.png\ngone.png\nnotes.csv\nhttp://nowhere.invalid/a.png\ngood.png\n")
+    source = open_source(str(listing))
+    assert len(list(source)) == 2
+    assert len(source.problems) == 3
+    for problem, word in zip(source.problems, ["gone.png", "notes.csv", "nowhere.invalid"], strict=True):
+        assert word in problem
+    assert sum("gone.png" in record.getMessage() for record in warnings.records) == 1
+
+
+@pytest.mark.parametrize("data", [b"", b"# only a comment\n\n", "clé.png".encode("utf-16")])
+def test_a_list_without_paths_is_an_input_error(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "list.txt").write_bytes(data)
+    with pytest.raises(InputError, match=r"list\.txt: a list .* expected"):
+        open_source(str(tmp_path / "list.txt"))
+
+
+def test_a_broken_file_in_a_folder_is_skipped(tmp_path: Path, warnings: pytest.LogCaptureFixture) -> None:
+    for name in ("1.png", "3.png"):
+        write_image(tmp_path / name)
+    (tmp_path / "2.png").write_bytes(b"")
+    (tmp_path / "4.mp4").write_bytes(bytes(range(256)) * 10)
+    (tmp_path / "5.png").symlink_to(tmp_path / "gone")
+    source = open_source(str(tmp_path))
+    assert source.total == 4  # what the names promise, less a video that cannot be opened
+    for _ in range(2):  # a second reading does not repeat the problems
+        assert [frame.path.name for frame in source] == ["1.png", "3.png"]
+        assert [Path(problem.split(":")[0]).name for problem in source.problems] == ["2.png", "4.mp4", "5.png"]
+    assert {record.levelno for record in warnings.records} == {logging.WARNING}
+
+
+def test_when_every_file_is_broken_the_end_is_an_input_error(tmp_path: Path) -> None:
+    for name in ("1.png", "2.jpg"):
+        (tmp_path / name).write_bytes(b"nothing")
+    source = open_source(str(tmp_path))
+    with pytest.raises(InputError, match=r"none of its 2 files can be read; first .*1\.png"):
+        list(source)
+    assert len(source.problems) == 2
+
+
+def test_what_cannot_be_a_source_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "notes.csv").write_text("a,b")
+    for source, words in {
+        str(tmp_path / "gone.png"): r"gone\.png",
+        str(tmp_path / "notes.csv"): r"notes\.csv: images \(bmp .* suffix '\.csv' came",
+        str(tmp_path): r"images \(bmp .* or videos \(asf .* none is there",
+        "ftp://host/video.mp4": "rtsp://.*'ftp://host/video.mp4' came",
+        "": "'' came",
+    }.items():
+        with pytest.raises(InputError, match=words):
+            open_source(source)
+    with pytest.raises(InputError, match=r"--vid-stride.* 0 came"):
+        open_source(str(tmp_path), vid_stride=0)
+
+
+# --- videos ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["clip.avi", "tcp:x%02d.avi"])
+def test_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / name)
+    source = open_source(name)
+    frames = list(source)
+    assert source.total == 10 and not source.live
+    assert [frame.number for frame in frames] == shown_numbers(frames) == list(range(10))
+    assert {(frame.path, frame.total, frame.fps) for frame in frames} == {(Path(name), 10, 25.0)}
+    assert frames[0].image.shape == (48, 64, 3) and frames[0].image.dtype == np.uint8
+
+
+def test_a_stride_skips_frames_and_keeps_their_numbers(tmp_path: Path) -> None:
+    write_video(tmp_path / "clip.avi")
+    source = open_source(str(tmp_path), vid_stride=4)
+    frames = list(source)
+    assert [frame.number for frame in frames] == shown_numbers(frames) == [0, 4, 8]
+    assert source.total == 3 and frames[0].total == 10
+
+
+def test_an_animated_gif_is_a_video(tmp_path: Path) -> None:
+    header = b"GIF89a" + struct.pack("<HHBBB", 4, 4, 0x80, 0, 0) + bytes([0, 0, 0, 255, 0, 0])
+    red = b"\x21\xf9\x04\0\x0a\0\0\0" + b"\x2c" + struct.pack("<HHHHB", 0, 0, 4, 4, 0) + gif_pixels([1] * 16)
+    black = b"\x21\xf9\x04\0\x0a\0\0\0" + b"\x2c" + struct.pack("<HHHHB", 0, 0, 4, 4, 0) + gif_pixels([0] * 16)
+    path = tmp_path / "beat.gif"
+    path.write_bytes(header + red + black + red + b"\x3b")
+    frames = list(open_source(str(path)))
+    assert [frame.number for frame in frames] == [0, 1, 2]
+    assert [int(frame.image[..., 0].mean()) > 200 for frame in frames] == [True, False, True]
+    assert all(frame.image[..., 2].mean() < 10 for frame in frames)  # red, not blue
+
+
+def gif_pixels(indices: list[int]) -> bytes:
+    """GIF image data without compression: 3-bit codes, a clear code before every pixel."""
+    bits = "".join(f"{code:03b}"[::-1] for index in indices for code in (4, index)) + "101"
+    data = bytes(int(bits[i : i + 8][::-1], 2) for i in range(0, len(bits), 8))
+    return bytes([2, len(data)]) + data + b"\0"
+
+
+def test_videos_without_frames(tmp_path: Path) -> None:
+    whole = write_video(tmp_path / "whole.avi").read_bytes()
+    (tmp_path / "header.avi").write_bytes(whole[: whole.find(b"movi") + 4])
+    (tmp_path / "garbage.mp4").write_bytes(bytes(range(7, 256)) * 20)
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    for name, words in {
+        "header.avi": "without frames",
+        "garbage.mp4": r"not a video that OpenCV can decode \(first bytes b'\\x07",
+        "empty.mp4": "0 bytes",
+    }.items():
+        with pytest.raises(InputError, match=rf"{name}.*{words}"):
+            list(open_source(str(tmp_path / name)))
+    source = open_source(str(tmp_path))
+    assert len(list(source)) == 10
+    assert len(source.problems) == 3
+
+
+# --- what OpenCV reports, and live sources, with a stand-in ----------------------------------------------------------
+
+
+class FakeCapture:
+    """Stands in for cv2.VideoCapture: ``frames`` pictures whose value is their number, ``promised`` in the header."""
+
+    frames, promised, fps, opened = 20, -1.0, 30.0, True
+    damaged = frozenset[int]()
+    addresses: list[Any]
+    released: int
+
+    def __init__(self, address: Any) -> None:
+        self.addresses.append(address)
+        self.at = -1
+
+    def isOpened(self) -> bool:
+        return self.opened
+
+    def get(self, name: int) -> float:
+        return {cv2.CAP_PROP_FRAME_COUNT: self.promised, cv2.CAP_PROP_FPS: self.fps}[name]
+
+    def grab(self) -> bool:
+        self.at += 1
+        return self.at < self.frames
+
+    def retrieve(self) -> tuple[bool, NDArray[np.uint8] | None]:
+        if self.at in self.damaged:
+            return False, None
+        return True, np.full((2, 2, 3), (0, 0, self.at), np.uint8)  # BGR
+
+    def release(self) -> None:
+        type(self).released += 1
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeCapture]:
+    capture = type("Capture", (FakeCapture,), {"addresses": [], "released": 0})
+    monkeypatch.setattr(cv2, "VideoCapture", capture)
+    return capture
+
+
+@pytest.mark.parametrize("promised", [-1.0, 0.0, 3.0, 25.0, 26.0, -9.2e18, 9.2e18, float("nan")])
+def test_the_promised_number_of_frames_is_never_trusted(
+    tmp_path: Path, fake: type[FakeCapture], warnings: pytest.LogCaptureFixture, promised: float
+) -> None:
+    fake.promised = promised
+    (tmp_path / "clip.mp4").write_bytes(b"x")
+    source = open_source(str(tmp_path / "clip.mp4"))
+    assert [frame.number for frame in source] == list(range(20))
+    assert source.total == (int(promised) if promised in (3.0, 25.0, 26.0) else None)
+    told = [record.getMessage() for record in warnings.records]
+    path = tmp_path / "clip.mp4"
+    assert told == ([f"{path}: ends after 20 frames, its header promises 26"] if promised == 26 else [])
+    assert len(fake.addresses) == fake.released == 2
+
+
+def test_a_damaged_frame_does_not_end_a_video(tmp_path: Path, fake: type[FakeCapture]) -> None:
+    fake.damaged = frozenset({1, 2})
+    fake.fps = float("nan")
+    (tmp_path / "clip.mp4").write_bytes(b"x")
+    frames = list(open_source(str(tmp_path / "clip.mp4")))
+    assert [frame.number for frame in frames] == [0, *range(3, 20)]
+    assert frames[0].fps is None
+    fake.damaged = frozenset(range(20))
+    with pytest.raises(InputError, match="without frames"):
+        list(open_source(str(tmp_path / "clip.mp4")))
+
+
+@pytest.mark.parametrize(
+    ("source", "address", "name"),
+    [
+        ("0", 0, "camera0"),
+        ("12", 12, "camera12"),
+        ("rtsp://user:p@ss@10.0.0.7:554/live?ch=1", None, "rtsp_10_0_0_7_554_live_ch_1"),
+        ("HTTPS://host/clip.mp4", None, "HTTPS_host_clip_mp4"),
+        ("tcp://host:99", None, "tcp_host_99"),
+    ],
+)
+def test_a_live_source(fake: type[FakeCapture], source: str, address: int | None, name: str) -> None:
+    live = open_source(source, vid_stride=3)
+    assert live.live and live.total is None
+    assert fake.addresses == []  # nothing is opened before the first frame is asked for
+    frames = iter(live)
+    first, second = next(frames), next(frames)
+    assert fake.addresses == [source if address is None else address]
+    assert (first.path, first.number, first.total, first.fps) == (Path(name), 0, None, 30.0)
+    assert second.number == 3 and second.image[0, 0].tolist() == [3, 0, 0]
+    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+    assert [frame.number for frame in frames] == [6, 9, 12, 15, 18]  # it ends when no frame comes
+    assert fake.released == 1
+
+
+def test_a_live_source_that_cannot_be_opened(
+    tmp_path: Path, fake: type[FakeCapture], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.opened = False
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as caught:
+        list(open_source("rtsp://user:secret@host/live"))
+    assert "rtsp://host/live" in str(caught.value) and "secret" not in str(caught.value)
+    (tmp_path / "1042").mkdir()
+    with pytest.raises(InputError, match=r"camera1042: .*give \./1042"):
+        list(open_source("1042"))
+    fake.opened, fake.frames = True, 0
+    with pytest.raises(InputError, match=r"camera0: .*without frames"):
+        list(open_source("0"))
+
+
+def test_opencv_errors_in_a_video_are_input_errors(tmp_path: Path, fake: type[FakeCapture]) -> None:
+    def refuse(self: FakeCapture) -> bool:
+        raise cv2.error("out of\n memory")
+
+    fake.grab = refuse  # type: ignore[method-assign]
+    (tmp_path / "clip.mp4").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"clip\.mp4: .*out of memory"):
+        list(open_source(str(tmp_path / "clip.mp4")))
+    assert fake.released == 1
+
+
+def test_a_camera_number_past_every_limit_is_an_input_error() -> None:
+    with pytest.raises(InputError, match="camera99999999999"):
+        list(open_source("99999999999"))
+
+
+# --- decoding ahead --------------------------------------------------------------------------------------------------
+
+
+def test_leaving_early_stops_the_thread_and_releases_the_video(tmp_path: Path, fake: type[FakeCapture]) -> None:
+    fake.frames = 10_000
+    (tmp_path / "clip.mp4").write_bytes(b"x")
+    for frame in open_source(str(tmp_path / "clip.mp4")):
+        if frame.number == 5:
+            break
+    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+    assert fake.released == 1
+
+
+def test_prefetch_takes_depth_items_ahead_and_no_more() -> None:
+    taken: list[int] = []
+    moved = threading.Condition()
+
+    def items() -> Iterator[int]:
+        for i in range(100):
+            with moved:
+                taken.append(i)
+                moved.notify()
+            yield i
+
+    ahead = prefetch(items(), 3)
+    assert taken == []  # nothing happens before the first item is asked for
+    for i in range(5):
+        assert next(ahead) == i
+        with moved:
+            assert moved.wait_for(lambda i=i: len(taken) == i + 4, timeout=5)  # type: ignore[misc]
+    assert threading.active_count() > 1
+    ahead.close()  # type: ignore[attr-defined]
+    assert taken == list(range(8))
+
+
+@pytest.mark.parametrize("depth", [1, 2, 50])
+def test_prefetch_keeps_order_and_ends(depth: int) -> None:
+    assert list(prefetch(iter(range(30)), depth)) == list(range(30))
+    assert list(prefetch(iter(()), depth)) == []
+
+
+def test_prefetch_raises_what_the_items_raise_after_the_items_before() -> None:
+    def items() -> Iterator[int]:
+        yield from range(3)
+        raise KeyError("broken")
+
+    seen = []
+    with pytest.raises(KeyError, match="broken"):
+        for item in prefetch(items(), 2):
+            seen.append(item)
+    assert seen == [0, 1, 2]
+
+
+def test_an_error_of_the_consumer_ends_the_thread(tmp_path: Path) -> None:
+    write_video(tmp_path / "clip.avi")
+    frames = iter(open_source(str(tmp_path)))
+    with pytest.raises(ZeroDivisionError):
+        for frame in frames:
+            assert frame.number is not None
+            1 // frame.number
+    frames.close()  # type: ignore[attr-defined]
+    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]

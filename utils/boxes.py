@@ -1,0 +1,114 @@
+"""Geometry of boxes: forms, overlaps, non-maximum suppression, and the way back from a letterboxed frame. A leaf.
+
+Boxes are ``xyxy`` (two corners) or ``xywh`` (centre, width, height), in the last dimension of a tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torchvision
+from torch import Tensor
+
+MAX_CANDIDATES = 30_000  # boxes of an image that enter suppression: the most confident ones
+CLASS_OFFSET = 7680.0  # pixels: moves classes apart so that one suppression serves all of them
+
+
+def xywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """(..., 4) centre form -> (..., 4) corner form."""
+    centre, half = boxes[..., :2], boxes[..., 2:4] / 2
+    return torch.cat((centre - half, centre + half), -1)
+
+
+def xyxy_to_xywh(boxes: Tensor) -> Tensor:
+    """(..., 4) corner form -> (..., 4) centre form."""
+    low, high = boxes[..., :2], boxes[..., 2:4]
+    return torch.cat(((low + high) / 2, high - low), -1)
+
+
+def pair_iou(first: Tensor, second: Tensor, kind: str = "iou") -> Tensor:
+    """Overlap of corresponding boxes.
+
+    Args:
+        first: (N, 4) in centre form.
+        second: (N, 4) in centre form.
+        kind: "iou"; "giou" (arXiv 1902.09630); "diou" or "ciou" (arXiv 1911.08287).
+
+    Returns:
+        (N,), differentiable; giou, diou and ciou may be negative.
+    """
+    a, b = xywh_to_xyxy(first), xywh_to_xyxy(second)
+    if kind == "iou":
+        intersection = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(0).prod(1)
+        return intersection / (first[:, 2:].prod(1) + second[:, 2:].prod(1) - intersection + 1e-7)
+    losses = {
+        "giou": torchvision.ops.generalized_box_iou_loss,
+        "diou": torchvision.ops.distance_box_iou_loss,
+        "ciou": torchvision.ops.complete_box_iou_loss,
+    }
+    return 1.0 - losses[kind](a, b, reduction="none")
+
+
+def scale_boxes(
+    boxes: Tensor, gain: tuple[float, float], pad: tuple[float, float], original: tuple[int, int]
+) -> Tensor:
+    """Boxes of a letterboxed frame in pixels of the original one, clipped to it.
+
+    Args:
+        boxes: (N, 4 or more) corner form in the letterboxed frame; further columns are kept.
+        gain: letterboxed over original pixels, in x and y.
+        pad: pixels left of and above the frame.
+        original: (height, width) of the frame before letterboxing.
+    """
+    shift = boxes.new_tensor([pad[0], pad[1], pad[0], pad[1]])
+    scale = boxes.new_tensor([gain[0], gain[1], gain[0], gain[1]])
+    limit = boxes.new_tensor([original[1], original[0], original[1], original[0]])
+    corners = torch.minimum(((boxes[:, :4] - shift) / scale).clamp(min=0), limit)
+    return torch.cat((corners, boxes[:, 4:]), 1)
+
+
+def non_max_suppression(
+    predictions: Tensor,
+    conf_thres: float = 0.25,
+    iou_thres: float = 0.45,
+    classes: Sequence[int] | None = None,
+    agnostic: bool = False,
+    multi_label: bool = False,
+    max_det: int = 300,
+) -> list[Tensor]:
+    """Detections of each image, most confident first.
+
+    Args:
+        predictions: (B, N, 5 + nc) centre x, y, width, height in pixels, objectness, class probabilities.
+        conf_thres: detections below objectness x class probability of this are dropped.
+        iou_thres: of two boxes that overlap more, the less confident one is dropped.
+        classes: keep only these.
+        agnostic: boxes of different classes suppress each other, too.
+        multi_label: a box counts for every class above the threshold, not only for its best.
+        max_det: detections kept an image.
+
+    Returns:
+        B tensors (n, 6): x1, y1, x2, y2 in pixels, confidence, class.
+    """
+    multi_label = multi_label and predictions.shape[2] > 6
+    found = []
+    for rows in predictions.float():
+        rows = rows[rows[:, 4] > conf_thres]
+        scores = rows[:, 5:] * rows[:, 4:5]
+        boxes = xywh_to_xyxy(rows[:, :4])
+        if multi_label:
+            index, label = (scores > conf_thres).nonzero(as_tuple=True)
+            boxes, confidence = boxes[index], scores[index, label]
+        else:
+            confidence, label = scores.max(1) if len(rows) else (scores.sum(1), scores.sum(1).long())
+        keep = confidence > conf_thres
+        if classes is not None:
+            keep &= torch.isin(label, torch.tensor(list(classes), device=label.device))
+        boxes, confidence, label = boxes[keep], confidence[keep], label[keep]
+        order = confidence.argsort(descending=True, stable=True)[:MAX_CANDIDATES]
+        boxes, confidence, label = boxes[order], confidence[order], label[order].to(boxes.dtype)
+        shifted = boxes if agnostic else boxes + label[:, None] * CLASS_OFFSET
+        kept = torchvision.ops.nms(shifted, confidence, iou_thres)[:max_det]
+        found.append(torch.cat((boxes[kept], confidence[kept, None], label[kept, None]), 1))
+    return found

@@ -1,0 +1,111 @@
+"""Our checkpoints: plain dicts of tensors, numbers, strings and lists, which ``torch.load(weights_only=True)`` reads.
+
+A checkpoint that training can go on from holds ``optimizer``, ``network`` (the weights that are trained) and the state
+of balancer and random numbers beside ``ema``, the averaged weights that are validated. A stripped one holds ``ema``.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.yolo import Network, load_matching
+from utils.config import Hyperparameters, hyperparameters_from
+from utils.files import write_whole
+from utils.log import LOGGER, InputError
+
+FORMAT = 1
+REQUIRED = ("format", "description", "names", "view_names", "image_size", "hyp", "epoch", "ema")
+ONLY_FOR_TRAINING = ("network", "optimizer", "balancer", "random", "options")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint's content, checked.
+
+    Attributes:
+        path: where it was read.
+        content: everything in the file.
+        names: box classes.
+        view_names: views; empty for a detector alone.
+        image_size: pixels of the longer side in training.
+        hyp: hyperparameters of the training.
+    """
+
+    path: Path
+    content: Mapping[str, Any]
+    names: tuple[str, ...]
+    view_names: tuple[str, ...]
+    image_size: int
+    hyp: Hyperparameters
+
+    def build(self) -> Network:
+        """The network with the averaged weights, in training mode."""
+        network = Network(self.content["description"])
+        matched, left = load_matching(network, self.content["ema"])
+        if left:
+            raise InputError(f"{self.path}: its weights do not fit its own network: {left[0]}")
+        del matched
+        return network
+
+
+def save(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint whole or not at all."""
+    write_whole(path, lambda file: torch.save({"format": FORMAT, **content}, file))
+
+
+def strip(path: Path) -> None:
+    """Rewrite a checkpoint without what only training needs."""
+    content = {k: v for k, v in read(path).content.items() if k not in ONLY_FOR_TRAINING}
+    save(path, content)
+
+
+def read(path: Path) -> Checkpoint:
+    """Read and check a checkpoint; nothing in it is executed.
+
+    Raises:
+        InputError: absent, cut off, or not one of ours.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint")
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path}: expected a checkpoint of train.py, got a file that is none, or is cut off")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path}: expected a checkpoint of this train.py, got a file that holds program objects, as YOLOv5's own do"
+        ) from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: expected a checkpoint, got a file that cannot be read: {error}") from error
+    if not isinstance(content, dict) or any(key not in content for key in REQUIRED):
+        raise InputError(f"{path}: expected a checkpoint of train.py, with {', '.join(REQUIRED)}")
+    if content["format"] != FORMAT:
+        raise InputError(f"{path}: expected checkpoint format {FORMAT}, got {content['format']!r}")
+    return Checkpoint(
+        path=path,
+        content=content,
+        names=tuple(content["names"]),
+        view_names=tuple(content["view_names"]),
+        image_size=content["image_size"],
+        hyp=hyperparameters_from(content["hyp"], path),
+    )
+
+
+def start_from(network: Network, state: Mapping[str, Tensor], source: Path) -> None:
+    """Start a network from another one's weights, as far as names and shapes agree, and say how far that is."""
+    matched, left = load_matching(network, state)
+    if not matched:
+        raise InputError(f"{source}: none of its {len(state)} tensors fits this network")
+    LOGGER.info("%s: %d of %d tensors matched", source, len(matched), len(matched) + len(left))
+    for line in left[:10]:
+        LOGGER.info("  fresh: %s", line)
+    if len(left) > 10:
+        LOGGER.info("  fresh: ... and %d more", len(left) - 10)

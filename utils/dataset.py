@@ -1,0 +1,306 @@
+"""Frames and labels of a split -> samples -> batches.
+
+What a sample looks like depends on (seed, epoch, index) alone: the sampler hands both numbers over, and no worker has
+a random state of its own.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from utils.augment import Augmenter, Sample
+from utils.config import DatasetConfig
+from utils.frames import FrameStore
+from utils.images import IMAGE_SUFFIXES
+from utils.labels import Label, Problem, label_path, read_label
+from utils.log import LOGGER, InputError, progress
+from utils.phantom import PhantomConfig, ensure
+from utils.preprocess import Geometry, Image, pad
+
+EVAL_PAD = 0.5  # strides added around the frames of a rectangular validation batch, as in YOLOv5
+PROBLEMS_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch of B frames.
+
+    Attributes:
+        images: uint8 (B, 3, H, W), RGB.
+        boxes: float32 (N, 6): frame in the batch, class, centre x, centre y, width, height, normalised to H and W.
+        views: int64 (B,), -1 where unlabelled.
+        geometries: how each frame was letterboxed.
+        indices: each frame's place in the dataset.
+    """
+
+    images: Tensor
+    boxes: Tensor
+    views: Tensor
+    geometries: tuple[Geometry, ...]
+    indices: tuple[int, ...]
+
+
+class Key(NamedTuple):
+    """What a sampler asks a dataset for."""
+
+    epoch: int
+    item: int
+
+
+class EchoDataset(Dataset[tuple[Tensor, NDArray[np.float32], int, Geometry, int]]):
+    """A split of a dataset.
+
+    Args:
+        config: of the dataset.
+        split: "train", "val" or "test".
+        size: pixels of the frames' longer side.
+        cache: see :class:`utils.frames.FrameStore`.
+        single_class: every box is of class 0.
+        strict: any problem in a file is an error.
+        augmenter: changes samples; None leaves them as they are.
+        seed: of the augmentation.
+
+    Attributes:
+        problems: what is wrong with the split's files, and what was done.
+
+    Raises:
+        InputError: the split is absent or empty; a problem, with ``strict``.
+    """
+
+    def __init__(
+        self,
+        config: DatasetConfig,
+        split: str,
+        size: int,
+        *,
+        cache: str = "ram",
+        single_class: bool = False,
+        strict: bool = False,
+        augmenter: Augmenter | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.config, self.split, self.size, self.augmenter, self.seed = config, split, size, augmenter, seed
+        files = list_images(config, split)
+        store = FrameStore(files, size, cache, f"{split} frames")
+        nc = len(config.names)
+        labels = [
+            read_label(label_path(path), nc, len(config.view_names))
+            for path in progress(files, f"{split} labels", unit="file", leave=False)
+        ]
+        self.problems = [*store.problems, *(problem for label in labels for problem in label.problems)]
+        _report(self.problems, config, split, strict)
+        self._store = store
+        self._rows = [row for row, original in enumerate(store.originals) if original is not None]
+        if not self._rows:
+            raise InputError(f"{config.file}: {split}: expected images, but none of {len(files)} can be decoded")
+        self.labels: list[Label] = [labels[row] for row in self._rows]
+        self.files: list[Path] = [files[row] for row in self._rows]
+        self.originals: list[tuple[int, int]] = [shape for shape in store.originals if shape is not None]
+        self.batch_shapes: list[tuple[int, int]] | None = None
+        if single_class:
+            for label in self.labels:
+                label.boxes[:, 0] = 0
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether frames come from a cache, rather than from their files each time."""
+        return self._store.mode != "none"
+
+    def arrange_by_shape(self, batch_size: int, stride: int, extra: float) -> None:
+        """Rectangular batches: order the frames by shape and give each batch the smallest shape that holds its frames.
+
+        Args:
+            batch_size: frames a batch.
+            stride: pixels; sides become whole strides.
+            extra: strides added on top.
+        """
+        aspect = np.array([height / width for height, width in self.originals])
+        order = np.argsort(aspect, kind="stable")
+        for attribute in ("_rows", "labels", "files", "originals"):
+            values = getattr(self, attribute)
+            setattr(self, attribute, [values[i] for i in order])
+        self.batch_shapes = []
+        for start in range(0, len(self), batch_size):
+            ratios = aspect[order[start : start + batch_size]]
+            sides = (min(ratios.max(), 1.0), min(1 / ratios.min(), 1.0))  # height, width as shares of the longer side
+            height, width = (max(math.ceil(side * self.size / stride + extra), 1) * stride for side in sides)
+            self.batch_shapes += [(height, width)] * len(ratios)
+
+    def frame(self, index: int) -> Sample:
+        """A frame as it is in the cache, with its boxes in pixels."""
+        image, label = self._store[self._rows[index]], self.labels[index]
+        height, width = image.shape[:2]
+        boxes = np.concatenate((label.boxes[:, :1], _to_corners(label.boxes[:, 1:], width, height)), 1)
+        return Sample(image, boxes.astype(np.float32), label.view)
+
+    def __getitem__(self, key: Key | int) -> tuple[Tensor, NDArray[np.float32], int, Geometry, int]:
+        """Image (3, H, W) uint8, boxes (n, 5) normalised, view, geometry, index."""
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        sample = self.frame(index)
+        target = self.batch_shapes[index] if self.batch_shapes else (self.size, self.size)
+        if self.augmenter is not None:
+            rng = np.random.default_rng((self.seed, epoch, index))
+            mosaic_allowed = self.batch_shapes is None
+            sample = self.augmenter(sample, target, rng, self.frame if mosaic_allowed else None, len(self))
+        image, geometry = pad(sample.image, target, self.originals[index])
+        boxes = _normalised(sample.boxes, geometry, image)
+        return torch.from_numpy(image).permute(2, 0, 1), boxes, sample.view, geometry, index
+
+    @property
+    def groups(self) -> list[str] | None:
+        """The group (patient) of each frame from its file name, or None where the dataset names no pattern."""
+        if self.config.group is None:
+            return None
+        found = [re.search(self.config.group, path.name) for path in self.files]
+        return [match.group(1) if match else path.name for match, path in zip(found, self.files, strict=True)]
+
+    def class_counts(self) -> NDArray[np.int64]:
+        """Boxes of each class."""
+        classes = np.concatenate([label.boxes[:, 0] for label in self.labels]).astype(int)
+        return np.bincount(classes, minlength=len(self.config.names)).astype(np.int64)
+
+    def views(self) -> NDArray[np.int64]:
+        """The view of each frame, -1 where unlabelled."""
+        return np.array([label.view for label in self.labels], np.int64)
+
+
+class EpochSampler(Sampler[Key]):
+    """Keys of one epoch, shuffled by (seed, epoch); with ``weights``, drawn with replacement in their proportion."""
+
+    def __init__(self, length: int, seed: int = 0, shuffle: bool = True) -> None:
+        self.length, self.seed, self.shuffle = length, seed, shuffle
+        self.epoch = 0
+        self.weights: NDArray[np.float64] | None = None
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[Key]:
+        rng = np.random.default_rng((self.seed, self.epoch))
+        order: Sequence[int] = range(self.length)
+        if self.weights is not None:
+            order = rng.choice(self.length, self.length, p=self.weights / self.weights.sum()).tolist()
+        elif self.shuffle:
+            order = rng.permutation(self.length).tolist()
+        return iter([Key(self.epoch, index) for index in order])
+
+
+def collate(samples: Sequence[tuple[Tensor, NDArray[np.float32], int, Geometry, int]]) -> Batch:
+    """Samples -> :class:`Batch`."""
+    images, boxes, views, geometries, indices = zip(*samples, strict=True)
+    rows = [np.insert(box, 0, position, axis=1) for position, box in enumerate(boxes)]
+    return Batch(
+        torch.stack(images),
+        torch.from_numpy(np.concatenate(rows).astype(np.float32)),
+        torch.tensor(views, dtype=torch.int64),
+        geometries,
+        indices,
+    )
+
+
+def build_loader(
+    dataset: EchoDataset, batch_size: int, workers: int, seed: int = 0, shuffle: bool = False, pin: bool = False
+) -> DataLoader[Batch]:
+    """A loader of :class:`Batch`; its sampler's ``epoch`` is the caller's to set.
+
+    Frames that are in memory and stay as they are cost less to stack than to send between processes: no workers then.
+    """
+    cores = os.cpu_count() or 1
+    workers = 0 if dataset.augmenter is None and dataset.in_memory else min(workers, cores)
+    return DataLoader(
+        dataset,  # type: ignore[arg-type]
+        batch_size,
+        sampler=EpochSampler(len(dataset), seed, shuffle),
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin,
+        persistent_workers=workers > 0,
+    )
+
+
+def prepare(config: DatasetConfig) -> None:
+    """Make the data of a dataset that names a generator, if they are not there yet."""
+    if config.generate is None:
+        return
+    parameters = {key: value for key, value in config.generate.items() if key != "name"}
+    if config.generate["name"] != "phantom":
+        raise InputError(f"{config.file}: generate: expected the name phantom, got {config.generate['name']!r}")
+    try:
+        phantom = PhantomConfig(**parameters)
+    except TypeError as error:
+        raise InputError(f"{config.file}: generate: {error}") from error
+    if ensure(config.root, phantom):
+        LOGGER.info("Phantom data made in %s", config.root)
+
+
+def list_images(config: DatasetConfig, split: str) -> list[Path]:
+    """Image files of a split, sorted within each of its folders, in the order of each of its lists.
+
+    Raises:
+        InputError: no such split, folder or list, or no image in it.
+    """
+    if split not in config.splits:
+        raise InputError(f"{config.file}: no {split} split in it; it has {', '.join(config.splits)}")
+    files: list[Path] = []
+    for entry in config.splits[split]:
+        if entry.is_dir():
+            files += sorted(path for path in entry.rglob("*") if path.suffix[1:].lower() in IMAGE_SUFFIXES)
+        elif entry.is_file() and entry.suffix == ".txt":
+            files += _listed(entry, config.root)
+        else:
+            raise InputError(f"{config.file}: {split}: expected a folder or a .txt list, got {entry}, which is neither")
+    if not files:
+        raise InputError(f"{config.file}: {split}: no image in {', '.join(map(str, config.splits[split]))}")
+    return list(dict.fromkeys(files))
+
+
+def _listed(path: Path, root: Path) -> list[Path]:
+    """The files that a list names: ``./`` is the list's own folder, other relative lines belong to the root."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected a text file with an image's path a line: {error}") from error
+    return [path.parent / line if line.startswith("./") else root / line for line in lines if line]
+
+
+def _report(problems: Sequence[Problem], config: DatasetConfig, split: str, strict: bool) -> None:
+    if not problems:
+        return
+    if strict:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise InputError(f"--strict-data: {problems[0]}{more}")
+    LOGGER.warning("%s: %s: %d problems in its files:", config.file, split, len(problems))
+    for problem in problems[:PROBLEMS_SHOWN]:
+        LOGGER.warning("  %s", problem)
+    if len(problems) > PROBLEMS_SHOWN:
+        LOGGER.warning("  ... and %d more, all in the run folder's data_problems.txt", len(problems) - PROBLEMS_SHOWN)
+
+
+def _to_corners(boxes: NDArray[np.float32], width: int, height: int) -> NDArray[np.float32]:
+    """Normalised centre form (n, 4) -> corners in pixels."""
+    scale = np.array([width, height], np.float32)
+    centre, half = boxes[:, :2] * scale, boxes[:, 2:] * scale / 2
+    return np.concatenate((centre - half, centre + half), 1)
+
+
+def _normalised(boxes: NDArray[np.float32], geometry: Geometry, image: Image) -> NDArray[np.float32]:
+    """Boxes (n, 5) with corners in pixels of the frame -> centre form, normalised to the padded image."""
+    size = np.array([image.shape[1], image.shape[0]], np.float32)
+    shift = np.array([geometry.left, geometry.top], np.float32)
+    low, high = (boxes[:, 1:3] + shift) / size, (boxes[:, 3:5] + shift) / size
+    return np.concatenate((boxes[:, :1], (low + high) / 2, high - low), 1).astype(np.float32)

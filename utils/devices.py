@@ -1,0 +1,97 @@
+"""Where a network computes: the device, the number type, the random seeds."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from utils.log import InputError
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A device and the type that convolutions compute in there.
+
+    Attributes:
+        device: of the network and its batches.
+        amp: type under autocast; None computes in fp32 throughout.
+    """
+
+    device: torch.device
+    amp: torch.dtype | None
+
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
+        """The context for a forward pass."""
+        if self.amp is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.amp)
+
+    def __str__(self) -> str:
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
+        kind = str(self.amp or torch.float32).removeprefix("torch.")
+        return f"{name}, {kind}" + ("" if self.device.type == "cuda" else f", {torch.get_num_threads()} threads")
+
+
+def select_compute(device: str = "", amp: bool | None = None) -> Compute:
+    """A device by YOLOv5's words, and its fast number type.
+
+    Args:
+        device: "cpu", "0" or "cuda:0" for a GPU, "mps", or "" for the first GPU, else the CPU.
+        amp: True asks for mixed precision, False forbids it, None takes it where the device computes bf16 (or, on a
+            GPU, fp16) in hardware.
+
+    Raises:
+        InputError: no such device, or several.
+    """
+    chosen = _device(device.strip().lower())
+    return Compute(chosen, _fast_type(chosen, amp))
+
+
+def _device(name: str) -> torch.device:
+    if "," in name:
+        raise InputError(f"--device {name}: expected one device; several are not supported in one process")
+    if name in ("", "cpu"):
+        return torch.device("cuda:0" if name == "" and torch.cuda.is_available() else "cpu")
+    if name == "mps":
+        if not torch.backends.mps.is_available():
+            raise InputError("--device mps: not available on this machine")
+        return torch.device("mps")
+    number = name.removeprefix("cuda").removeprefix(":") or "0"
+    if not number.isdigit():
+        raise InputError(f"--device {name}: expected cpu, mps, or a GPU's number")
+    if int(number) >= torch.cuda.device_count():
+        raise InputError(f"--device {name}: expected a GPU below {torch.cuda.device_count()}, the number found here")
+    return torch.device("cuda", int(number))
+
+
+def _fast_type(device: torch.device, amp: bool | None) -> torch.dtype | None:
+    if amp is False:
+        return None
+    if device.type == "cuda":
+        # bf16 needs no loss scaling; cards without it stay in fp32, where nothing under- or overflows unseen
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
+    if device.type == "cpu" and (amp or cpu_has_bf16()):
+        return torch.bfloat16
+    return None
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the processor multiplies bf16 in hardware (AVX512-BF16, AMX)."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    # torch has no public question for this; a version without these private ones counts as without bf16
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, check)() for check in checks if hasattr(torch.cpu, check))
+
+
+def seed_everything(seed: int) -> None:
+    """Fix the generators that any part may draw from, and choose repeatable GPU kernels."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  (libraries draw from the global generator)
+    torch.manual_seed(seed)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False

@@ -1,0 +1,296 @@
+"""One epoch of training and one evaluation: plain functions that are handed everything they use."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from models.balancers import Balancer
+from models.yolo import Network
+from utils.boxes import non_max_suppression, scale_boxes, xywh_to_xyxy
+from utils.dataset import Batch
+from utils.devices import Compute
+from utils.log import progress
+from utils.loss import JointLoss, TaskLosses
+from utils.metrics import (
+    DetectionFigures,
+    ViewFigures,
+    confusion_matrix,
+    detection_figures,
+    match,
+    view_figures,
+)
+from utils.optim import RunningMean, set_rates
+from utils.preprocess import Geometry
+from utils.schedule import Schedule
+
+
+class MeanLosses(NamedTuple):
+    """Mean over an epoch's batches of the unweighted losses; ``view`` is NaN where no view is learned."""
+
+    box: float
+    obj: float
+    cls: float
+    view: float
+
+
+class EpochResult(NamedTuple):
+    """What a training epoch leaves behind: its losses, and how many steps were skipped for a gradient not finite."""
+
+    losses: MeanLosses
+    skipped: int
+
+
+@dataclass(frozen=True)
+class MultiScale:
+    """Batches resized at random between half and one and a half times their size, by (seed, iteration)."""
+
+    seed: int
+    stride: int
+
+    def __call__(self, images: Tensor, iteration: int) -> Tensor:
+        """(B, 3, H, W) -> (B, 3, H', W') with sides of whole strides."""
+        factor = np.random.default_rng((self.seed, iteration)).uniform(0.5, 1.5)
+        size = [max(round(side * factor / self.stride), 1) * self.stride for side in images.shape[2:]]
+        return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+
+
+def train_one_epoch(
+    network: Network,
+    loader: DataLoader[Batch],
+    criterion: JointLoss,
+    optimizer: torch.optim.Optimizer,
+    balancer: Balancer,
+    running_mean: RunningMean,
+    schedule: Schedule,
+    compute: Compute,
+    epoch: int,
+    clip_grad_norm: float = 10.0,
+    multi_scale: MultiScale | None = None,
+) -> EpochResult:
+    """Train on every batch of the loader once.
+
+    The total is batch x sum of weight x loss. Gradients are summed over the schedule's number of batches; the last
+    step of the epoch takes what is there, so that nothing is carried from one epoch to the next.
+
+    Args:
+        epoch: 0-based; places the epoch in the schedule.
+        clip_grad_norm: gradients are scaled down to this norm; 0 leaves them.
+    """
+    network.train()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    sums = torch.zeros(4, device=compute.device)
+    since_step = torch.zeros(2, device=compute.device)
+    waiting = skipped = 0
+    bar = progress(loader, f"epoch {epoch + 1}/{schedule.epochs}", unit="batch")
+    for number, batch in enumerate(bar):
+        iteration = epoch * len(loader) + number
+        rates = schedule.at(iteration, epoch)
+        set_rates(optimizer, rates)
+        images = to_float(batch.images, compute)
+        if multi_scale is not None:
+            images = multi_scale(images, iteration)
+        with compute.autocast():
+            output = network(images)
+        losses = criterion(output.raw, output.view, *to_device(batch, compute))
+        # weights change between optimizer steps only, so that one step's gradients share them
+        (len(images) * weighted(losses, balancer.weights)).backward()
+        tasks = _stack(losses)
+        sums += torch.stack((*losses.parts, tasks[1])).detach()
+        since_step += tasks
+        waiting += 1
+        if waiting >= rates.accumulate or number == len(loader) - 1:
+            norm = nn.utils.clip_grad_norm_(parameters, clip_grad_norm or math.inf)
+            if norm.isfinite():
+                optimizer.step()
+                running_mean.update(network)
+                balancer.step(since_step / waiting)
+            else:
+                skipped += 1
+            optimizer.zero_grad(set_to_none=True)
+            since_step.zero_()
+            waiting = 0
+        if bar.last_print_n == bar.n:  # the bar has just been drawn: its figures are read no more often than that
+            bar.set_postfix_str(_words(sums / (number + 1)), refresh=False)
+    bar.close()
+    return EpochResult(_means(sums, len(loader)), skipped)
+
+
+def weighted(losses: TaskLosses, weights: Tensor) -> Tensor:
+    """Sum of weight x loss over the tasks that the network has."""
+    weights = weights.to(losses.det.device)
+    total = weights[0] * losses.det
+    return total if losses.view is None else total + weights[1] * losses.view
+
+
+def _stack(losses: TaskLosses) -> Tensor:
+    """The tasks' losses (2,), cut off from the graph; NaN for a view that is not learned."""
+    view = losses.view if losses.view is not None else losses.det.new_tensor(math.nan)
+    return torch.stack((losses.det, view)).detach()
+
+
+def _means(sums: Tensor, batches: int) -> MeanLosses:
+    return MeanLosses(*(sums / max(batches, 1)).tolist())
+
+
+def _words(means: Tensor) -> str:
+    return "  ".join(f"{name} {value:.4f}" for name, value in zip(MeanLosses._fields, means.tolist(), strict=True))
+
+
+def to_float(images: Tensor, compute: Compute) -> Tensor:
+    """uint8 (B, 3, H, W) -> float32 in [0, 1] on the device, in channels-last order."""
+    images = images.to(compute.device, non_blocking=True)
+    return images.to(torch.float32, memory_format=torch.channels_last) / 255
+
+
+def to_device(batch: Batch, compute: Compute) -> tuple[Tensor, Tensor]:
+    """A batch's boxes and views on the device."""
+    return tuple(t.to(compute.device, non_blocking=True) for t in (batch.boxes, batch.views))  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Of non-maximum suppression in an evaluation; the defaults are val.py's."""
+
+    conf: float = 0.001
+    iou: float = 0.6
+    max_det: int = 300
+    agnostic: bool = False
+
+
+@dataclass(frozen=True)
+class FramePrediction:
+    """What was found in one frame of a dataset.
+
+    Attributes:
+        index: of the frame.
+        boxes: (n, 6) x1, y1, x2, y2 in pixels of the file's frame, confidence, class.
+        view: (nv,) probabilities, or None.
+    """
+
+    index: int
+    boxes: Tensor
+    view: Tensor | None
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Milliseconds a frame."""
+
+    preprocess: float
+    inference: float
+    nms: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of a network on a split.
+
+    Attributes:
+        view: None for a network, or a split, without views.
+        losses: None where no criterion was given.
+        confusion: (nc + 1, nc + 1), row predicted, column true, last background.
+    """
+
+    detection: DetectionFigures
+    view: ViewFigures | None
+    losses: MeanLosses | None
+    confusion: NDArray[np.int64]
+    predictions: list[FramePrediction]
+    speed: Speed
+
+
+@torch.inference_mode()
+def evaluate(
+    network: nn.Module,
+    loader: DataLoader[Batch],
+    nc: int,
+    nv: int,
+    compute: Compute,
+    thresholds: Thresholds,
+    criterion: JointLoss | None = None,
+    description: str = "validation",
+) -> Evaluation:
+    """Run a network in evaluation mode over a split and compare with its labels.
+
+    Args:
+        network: gives :class:`models.yolo.Output` with decoded boxes; usually :func:`models.yolo.fused`.
+        nc: number of box classes.
+        nv: number of views; 0 for a detector alone.
+        criterion: losses to report beside the figures.
+    """
+    sums = torch.zeros(4, device=compute.device)
+    seconds = np.zeros(3)
+    found: list[FramePrediction] = []
+    rows: list[tuple[NDArray[np.bool_], Tensor, Tensor, Tensor]] = []
+    true_views: list[int] = []
+    confusion = np.zeros((nc + 1, nc + 1), np.int64)
+    for batch in progress(loader, description, unit="batch"):
+        clock = [_now(compute)]
+        images = to_float(batch.images, compute)
+        clock.append(_now(compute))
+        with compute.autocast():
+            output = network(images)
+        clock.append(_now(compute))
+        boxes, views = to_device(batch, compute)
+        detections = non_max_suppression(
+            output.boxes, thresholds.conf, thresholds.iou, agnostic=thresholds.agnostic, multi_label=True,
+            max_det=thresholds.max_det,
+        )  # fmt: skip
+        clock.append(_now(compute))
+        seconds += np.diff(clock)
+        if criterion is not None:
+            losses = criterion(output.raw, output.view, boxes, views)
+            sums += torch.stack((*losses.parts, _stack(losses)[1]))
+        probabilities = output.view.float().softmax(1).cpu() if output.view is not None else None
+        for place, (index, geometry) in enumerate(zip(batch.indices, batch.geometries, strict=True)):
+            shape = (images.shape[2], images.shape[3])
+            labels = _in_file_pixels(boxes[boxes[:, 0] == place, 1:], shape, geometry).cpu()
+            frame = scale_boxes(detections[place], (geometry.gain_x, geometry.gain_y), (geometry.left, geometry.top),
+                                geometry.original).cpu()  # fmt: skip
+            rows.append((match(frame, labels), frame[:, 4], frame[:, 5], labels[:, 0]))
+            confusion += confusion_matrix(frame, labels, nc)
+            found.append(FramePrediction(index, frame, None if probabilities is None else probabilities[place]))
+        true_views += batch.views.tolist()
+    view = None
+    if nv and any(true >= 0 for true in true_views):
+        view = view_figures([int(f.view.argmax()) for f in found if f.view is not None], true_views, nv)
+    return Evaluation(
+        detection=_detection(rows),
+        view=view,
+        losses=_means(sums, len(loader)) if criterion is not None else None,
+        confusion=confusion,
+        predictions=found,
+        speed=Speed(*(seconds * 1000 / max(len(found), 1)).tolist()),
+    )
+
+
+def _detection(rows: Sequence[tuple[NDArray[np.bool_], Tensor, Tensor, Tensor]]) -> DetectionFigures:
+    correct, *columns = zip(*rows, strict=True)
+    confidence, predicted, labelled = (torch.cat(column).double().numpy() for column in columns)
+    return detection_figures(np.concatenate(correct), confidence, predicted, labelled)
+
+
+def _in_file_pixels(labels: Tensor, shape: tuple[int, int], geometry: Geometry) -> Tensor:
+    """Labels (m, 5) class, normalised centre form -> class, corners in pixels of the file's frame."""
+    height, width = shape
+    corners = xywh_to_xyxy(labels[:, 1:] * labels.new_tensor([width, height, width, height]))
+    corners = scale_boxes(corners, (geometry.gain_x, geometry.gain_y), (geometry.left, geometry.top), geometry.original)
+    return torch.cat((labels[:, :1], corners), 1)
+
+
+def _now(compute: Compute) -> float:
+    """Seconds, once the device has finished what it was given."""
+    if compute.device.type == "cuda":
+        torch.cuda.synchronize(compute.device)
+    return time.perf_counter()

@@ -1,0 +1,71 @@
+"""Files that are written whole or not at all, and folders of runs. A leaf."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from utils.log import InputError
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, flush it to the disk and rename it.
+
+    Whatever happens in between, ``path`` holds its old content or the new one.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    draft = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.chmod(0o644)  # mkstemp's are for the owner alone
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file whole."""
+    write_whole(path, lambda file: file.write(text.encode("utf-8")))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a json file whole; NaN, which json does not know, becomes null."""
+    write_text(path, json.dumps(_without_nan(content), indent=1, ensure_ascii=False) + "\n")
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and value != value else value
+
+
+def new_run_folder(project: Path, name: str, exist_ok: bool = False) -> Path:
+    """Make ``project/name``, or the first free of ``name2``, ``name3``, ...
+
+    Two runs that start at once get two folders. With ``exist_ok`` the folder is taken as it is.
+    """
+    if Path(name).name != name:
+        raise InputError(f"--name {name!r}: expected a folder's name without a path; --project takes the path")
+    project.mkdir(parents=True, exist_ok=True)
+    if exist_ok:
+        folder = project / name
+        folder.mkdir(exist_ok=True)
+        return folder
+    number = 1
+    while True:
+        folder = project / (name if number == 1 else f"{name}{number}")
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            number += 1

@@ -1,0 +1,149 @@
+"""A label file -> boxes and a view, row by row, with every fault named.
+
+Rows of 5 columns (``cls xc yc w h``) and polygons (``cls x1 y1 x2 y2 x3 y3 ...``) may be mixed; all coordinates are
+normalised. After an empty line follows a one-hot view row, such as ``0 1 0``; a file may hold that row alone. A faulty
+row is left out and reported, the rest of its file counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+UNLABELLED = -1
+MAX_LABEL_BYTES = 10_000_000
+
+
+class Problem(NamedTuple):
+    """A fault in a data file: where it is, which rule it breaks, and what was done."""
+
+    path: Path
+    line: int | None
+    rule: str
+    action: str
+
+    def __str__(self) -> str:
+        place = f"{self.path}:{self.line}" if self.line else str(self.path)
+        return f"{place}: {self.rule}; {self.action}"
+
+
+@dataclass(frozen=True)
+class Label:
+    """What one label file says.
+
+    Attributes:
+        boxes: (n, 5) float32: class, centre x, centre y, width, height, normalised.
+        view: column of the view row, or ``UNLABELLED``.
+        problems: faults, in the order of the file.
+    """
+
+    boxes: NDArray[np.float32]
+    view: int
+    problems: tuple[Problem, ...]
+
+
+def label_path(image: Path) -> Path:
+    """The label file of an image: its last folder ``images`` becomes ``labels``, its suffix ``.txt``."""
+    parts = list(image.parts)
+    for index in range(len(parts) - 2, -1, -1):
+        if parts[index] == "images":
+            parts[index] = "labels"
+            break
+    return Path(*parts).with_suffix(".txt")
+
+
+def read_label(path: Path, nc: int, nv: int) -> Label:
+    """Read a label file; a missing or empty one is background without a view.
+
+    Args:
+        path: of the label file.
+        nc: number of box classes.
+        nv: number of views; with 0, view rows are passed over.
+    """
+    problems: list[Problem] = []
+    try:
+        if path.stat().st_size > MAX_LABEL_BYTES:
+            problem = Problem(path, None, f"expected under {MAX_LABEL_BYTES} bytes of labels", "left out")
+            return Label(np.zeros((0, 5), np.float32), UNLABELLED, (problem,))
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        lines = []
+    except (OSError, UnicodeDecodeError) as error:
+        lines, problems = [], [Problem(path, None, f"cannot be read as text: {error}", "taken as background")]
+    boxes: list[tuple[float, ...]] = []
+    view = UNLABELLED
+    after_gap = True  # a file may begin with its view row
+    for number, line in enumerate(lines, 1):
+        words = line.split()
+        if not words:
+            after_gap = True
+            continue
+        try:
+            if _is_view_row(words, nv, after_gap):
+                view = _parse_view(words, nv, view)
+            else:
+                boxes.append(_new(_parse_box(words, nc), boxes))
+        except ValueError as error:
+            problems.append(Problem(path, number, str(error), "row left out"))
+        after_gap = False
+    array = np.array(boxes, np.float32).reshape(-1, 5)
+    return Label(array, view, tuple(problems))
+
+
+def _is_view_row(words: list[str], nv: int, after_gap: bool) -> bool:
+    """Whether a row is meant as a view row: nothing but 0 and 1, and of a length no box row has.
+
+    Where views are as many as a box row has columns (5, or 7, 9, ...), only the row after an empty line, or the
+    file's first, is taken for one.
+    """
+    if not all(word in ("0", "1", "0.0", "1.0") for word in words):
+        return False
+    box_like = len(words) == 5 or (len(words) >= 7 and len(words) % 2 == 1)
+    return not box_like or (after_gap and len(words) == nv)
+
+
+def _parse_view(words: list[str], nv: int, before: int) -> int:
+    if nv == 0:
+        return UNLABELLED
+    if len(words) != nv:
+        raise ValueError(f"expected a view row of {nv} columns, got {len(words)}")
+    values = [float(word) for word in words]
+    if sum(values) != 1:
+        raise ValueError(f"expected a view row with exactly one 1, got {' '.join(words)}")
+    if before != UNLABELLED:
+        raise ValueError("expected one view row, got a second one")
+    return values.index(1)
+
+
+def _parse_box(words: list[str], nc: int) -> tuple[float, ...]:
+    polygon = len(words) >= 7 and len(words) % 2 == 1
+    if len(words) != 5 and not polygon:
+        raise ValueError(
+            f"expected 5 columns (cls x y w h), or a class and 3 or more corners, got {len(words)} columns"
+        )
+    try:
+        values = [float(word) for word in words]
+    except ValueError as error:
+        raise ValueError(f"expected numbers: {error}") from None
+    if not values[0].is_integer() or not 0 <= values[0] < nc:
+        raise ValueError(f"expected a class from 0 to {nc - 1}, got {words[0]}")
+    outside = [word for word, value in zip(words[1:], values[1:], strict=True) if not 0 <= value <= 1]
+    if outside:
+        raise ValueError(f"expected coordinates from 0 to 1, got {outside[0]}")
+    if polygon:
+        xs, ys = values[1::2], values[2::2]
+        box = ((min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2, max(xs) - min(xs), max(ys) - min(ys))
+        values = [values[0], *box]
+    if values[3] == 0 or values[4] == 0:
+        raise ValueError("expected a box with a width and a height, got one of size 0")
+    return tuple(values)
+
+
+def _new(box: tuple[float, ...], boxes: list[tuple[float, ...]]) -> tuple[float, ...]:
+    if box in boxes:
+        raise ValueError("the same box stands in an earlier row")
+    return box

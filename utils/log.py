@@ -1,0 +1,99 @@
+"""What reaches the user: log lines, progress bars, and errors that are meant for them. A leaf: imports nothing of ours.
+
+Nothing is configured at import; a script calls :func:`setup` (through :func:`run_script`) and libraries only use
+``LOGGER``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+LOGGER = logging.getLogger("echo")
+T = TypeVar("T")
+
+
+class InputError(Exception):
+    """Something the user gave (a file, a flag, a key) cannot be used.
+
+    The message is one line that names the file or flag, what was expected and what came. Scripts print it without a
+    traceback and exit with code 1.
+    """
+
+
+class _TqdmHandler(logging.StreamHandler):
+    """Writes log lines above a progress bar that is on screen instead of through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=self.stream)
+
+
+def setup(level: int = logging.INFO) -> None:
+    """Send log lines to standard error, bare for information and with the level's name for anything above it."""
+    handler = _TqdmHandler(sys.stderr)
+    handler.setFormatter(_LevelFormatter())
+    LOGGER.handlers[:] = [handler]
+    LOGGER.setLevel(level)
+    LOGGER.propagate = False
+
+
+class _LevelFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return text if record.levelno <= logging.INFO else f"{record.levelname}: {text}"
+
+
+def progress(
+    items: Iterable[T], description: str, total: int | None = None, unit: str = "it", leave: bool = True
+) -> tqdm[T]:
+    """A progress bar over ``items``; in a log file (no terminal) it redraws every 10 seconds only."""
+    interval = 0.1 if sys.stderr.isatty() else 10.0
+    return tqdm(items, desc=description, total=total, unit=unit, leave=leave, mininterval=interval, dynamic_ncols=True)
+
+
+def run_script(main: Callable[[argparse.Namespace], object], options: argparse.Namespace) -> int:
+    """Run a script's ``main(options)`` and turn what the user can mend into one line on standard error.
+
+    Returns:
+        The exit code: 0, 1 after an error, 130 after Ctrl-C. With ``options.traceback`` errors propagate instead.
+    """
+    setup()
+    try:
+        main(options)
+    except KeyboardInterrupt:
+        if options.traceback:
+            raise
+        LOGGER.error("interrupted")
+        return 130
+    except BrokenPipeError:  # the reader of our output left (`... | head`): nothing to report, and nowhere to
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  (kept open: the interpreter flushes it at exit)
+        return 1
+    except (InputError, OSError, MemoryError) as error:
+        if options.traceback:
+            raise
+        LOGGER.error(one_line(error))
+        return 1
+    except Exception as error:
+        if options.traceback:
+            raise
+        LOGGER.error("%s: %s (a fault of this program; --traceback shows where)", type(error).__name__, one_line(error))
+        return 1
+    return 0
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's message on a single line; ``OSError`` as ``FILE: reason``."""
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        if error.errno == 28:  # ENOSPC
+            text += "; free some space there and start again (with --resume for a training)"
+    else:
+        text = str(error) or type(error).__name__
+    return " ".join(text.split())

@@ -1,0 +1,98 @@
+"""The figures of each epoch, as results.csv, training_history.json and TensorBoard events."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from utils.files import write_json, write_text
+from utils.log import LOGGER
+
+# YOLOv5's columns in its order (readers index them by position), then ours.
+COLUMNS = (
+    "epoch",
+    "train/box_loss",
+    "train/obj_loss",
+    "train/cls_loss",
+    "metrics/precision",
+    "metrics/recall",
+    "metrics/mAP_0.5",
+    "metrics/mAP_0.5:0.95",
+    "val/box_loss",
+    "val/obj_loss",
+    "val/cls_loss",
+    "x/lr0",
+    "x/lr1",
+    "x/lr2",
+    "train/view_loss",
+    "val/view_loss",
+    "metrics/F1",
+    "metrics/view_accuracy",
+    "metrics/view_macro_f1",
+    "weight/det",
+    "weight/view",
+)
+WIDTH = 20
+
+
+class RunLogger:
+    """Writes a run's rows; both files are rewritten whole at each epoch.
+
+    Args:
+        folder: of the run.
+        keep_epochs: rows of an earlier part of the run to keep, when it is resumed.
+        tensorboard: write event files, if the package is installed.
+    """
+
+    def __init__(self, folder: Path, keep_epochs: int = 0, tensorboard: bool = True) -> None:
+        self.csv_path, self.json_path = folder / "results.csv", folder / "training_history.json"
+        self.rows = read_results(self.csv_path)[:keep_epochs] if keep_epochs else []
+        self._events = _event_writer(folder) if tensorboard else None
+
+    def log(self, row: Mapping[str, float]) -> None:
+        """Append an epoch; columns that are missing in ``row`` are NaN."""
+        full = {column: row.get(column, math.nan) for column in COLUMNS}
+        self.rows.append(full)
+        write_text(self.csv_path, format_results(self.rows))
+        write_json(self.json_path, self.rows)
+        if self._events is not None:
+            for name, value in full.items():
+                if name != "epoch" and not math.isnan(value):
+                    self._events.add_scalar(name, value, int(full["epoch"]))
+            self._events.flush()
+
+    def close(self) -> None:
+        """Finish the event file."""
+        if self._events is not None:
+            self._events.close()
+
+
+def format_results(rows: list[dict[str, float]]) -> str:
+    """The csv text: names and figures padded to 20 characters; figures with the digits that give them back exactly."""
+    lines = [",".join(f"{column:>{WIDTH}}" for column in COLUMNS)]
+    for row in rows:
+        cells = (f"{int(row[c])}" if c == "epoch" else f"{row[c]:.9g}" for c in COLUMNS)
+        lines.append(",".join(f"{cell:>{WIDTH}}" for cell in cells))
+    return "\n".join(lines) + "\n"
+
+
+def read_results(path: Path) -> list[dict[str, float]]:
+    """The rows of a results.csv; an absent file has none."""
+    if not path.is_file():
+        return []
+    header, *rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8")), skipinitialspace=True)
+    names = [name.strip() for name in header]
+    return [{name: float(cell) for name, cell in zip(names, row, strict=True)} for row in rows]
+
+
+def _event_writer(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        LOGGER.info("TensorBoard events are not written: pip install tensorboard")
+        return None
+    return SummaryWriter(str(folder))

@@ -1,0 +1,206 @@
+"""The detection loss (YOLOv5's) and the view loss. Both are means over a batch, without the factor batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.heads import Detect
+from models.yolo import Network
+from utils.boxes import pair_iou
+from utils.config import Hyperparameters
+from utils.labels import UNLABELLED
+from utils.log import InputError
+
+LEVEL_BALANCE = {3: (4.0, 1.0, 0.4)}  # weight of each level's objectness, fine to coarse
+LEVEL_BALANCE_MANY = (4.0, 1.0, 0.25, 0.06, 0.02)
+FOCAL_ALPHA = 0.25
+
+
+class DetectionLosses(NamedTuple):
+    """Gain-weighted parts of the detection loss, scalars each."""
+
+    box: Tensor
+    obj: Tensor
+    cls: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """Their sum."""
+        return self.box + self.obj + self.cls
+
+
+class Assigned(NamedTuple):
+    """Targets assigned to one level: where each prediction stands, and what it should be.
+
+    Attributes:
+        frame, anchor, row, column: (n,) indices into the level's map.
+        boxes: (n, 4) centre offset from the cell, width and height, in cells.
+        anchors: (n, 2) width and height of the anchor, in cells.
+        classes: (n,).
+    """
+
+    frame: Tensor
+    anchor: Tensor
+    row: Tensor
+    column: Tensor
+    boxes: Tensor
+    anchors: Tensor
+    classes: Tensor
+
+
+class DetectionLoss:
+    """Box (CIoU), objectness and class loss over the levels of a Detect head.
+
+    Args:
+        detect: head whose anchors and class count hold; its anchors are read at each call.
+        hyp: gains as scaled by :meth:`Hyperparameters.scaled`.
+    """
+
+    def __init__(self, detect: Detect, hyp: Hyperparameters) -> None:
+        self.detect, self.hyp = detect, hyp
+        self.on, self.off = 1.0 - 0.5 * hyp.label_smoothing, 0.5 * hyp.label_smoothing
+        levels = len(detect.strides)
+        self.balance = LEVEL_BALANCE.get(levels, LEVEL_BALANCE_MANY[:levels])
+
+    def __call__(self, raw: Sequence[Tensor], boxes: Tensor) -> DetectionLosses:
+        """Loss of a batch.
+
+        Args:
+            raw: Detect's maps (B, na, H_i, W_i, 5 + nc), in any float type.
+            boxes: (N, 6): frame, class, centre x, centre y, width, height, normalised.
+        """
+        hyp = self.hyp
+        box = obj = cls = raw[0].new_zeros((), dtype=torch.float32)
+        for level, balance in enumerate(self.balance):
+            predicted = raw[level].float()
+            target = torch.zeros_like(predicted[..., 4])
+            found = assign(boxes, self.detect.anchors[level], predicted.shape[2:4], hyp.anchor_t)
+            if len(found.frame):
+                rows = predicted[found.frame, found.anchor, found.row, found.column]
+                centre = rows[:, :2].sigmoid() * 2 - 0.5
+                size = (rows[:, 2:4].sigmoid() * 2) ** 2 * found.anchors
+                iou = pair_iou(torch.cat((centre, size), 1), found.boxes, "ciou")
+                box = box + (1.0 - iou).mean()
+                target[found.frame, found.anchor, found.row, found.column] = iou.detach().clamp(0)
+                if self.detect.nc > 1:
+                    wanted = torch.full_like(rows[:, 5:], self.off)
+                    wanted[torch.arange(len(rows)), found.classes] = self.on
+                    cls = cls + binary_focal(rows[:, 5:], wanted, hyp.cls_pw, hyp.fl_gamma)
+            obj = obj + binary_focal(predicted[..., 4], target, hyp.obj_pw, hyp.fl_gamma) * balance
+        return DetectionLosses(box * hyp.box, obj * hyp.obj, cls * hyp.cls)
+
+
+def assign(boxes: Tensor, anchors: Tensor, shape: Sequence[int], threshold: float) -> Assigned:
+    """Which cells and anchors of a level answer for which boxes.
+
+    A box is taken by each anchor whose sides differ from its own by a factor under ``threshold``, in the cell of its
+    centre and in the two neighbours that the centre is nearest to.
+
+    Args:
+        boxes: (N, 6): frame, class, centre x, centre y, width, height, normalised.
+        anchors: (na, 2) in cells.
+        shape: (rows, columns) of the level.
+    """
+    size = torch.tensor([shape[1], shape[0]], device=boxes.device, dtype=boxes.dtype)
+    ratio = boxes[None, :, 4:] * size / anchors[:, None]
+    anchor, index = (torch.maximum(ratio, 1 / ratio).amax(2) < threshold).nonzero(as_tuple=True)
+    centre, extent = boxes[index, 2:4] * size, boxes[index, 4:] * size
+    from_end = size - centre
+    near_start = (centre % 1 < 0.5) & (centre > 1)  # (n, 2): the neighbour to the left, the one above
+    near_end = (from_end % 1 < 0.5) & (from_end > 1)
+    chosen = torch.cat((torch.ones_like(near_start[:, :1]), near_start, near_end), 1).T  # (5, n)
+    offsets = centre.new_tensor([[0, 0], [1, 0], [0, 1], [-1, 0], [0, -1]]) * 0.5
+    which, taken = chosen.nonzero(as_tuple=True)
+    index, anchor, centre, extent = index[taken], anchor[taken], centre[taken], extent[taken]
+    cell = (centre - offsets[which]).long()
+    cell = torch.minimum(cell.clamp(min=0), size.long() - 1)
+    return Assigned(
+        frame=boxes[index, 0].long(),
+        anchor=anchor,
+        row=cell[:, 1],
+        column=cell[:, 0],
+        boxes=torch.cat((centre - cell, extent), 1),
+        anchors=anchors[anchor],
+        classes=boxes[index, 1].long(),
+    )
+
+
+def binary_focal(logits: Tensor, target: Tensor, positive_weight: float, gamma: float) -> Tensor:
+    """Mean binary cross-entropy, weighted by the focal factor (arXiv 1708.02002, equation 5) where gamma > 0."""
+    weight = logits.new_tensor([positive_weight])
+    if not gamma:
+        return F.binary_cross_entropy_with_logits(logits, target, pos_weight=weight)
+    loss = F.binary_cross_entropy_with_logits(logits, target, pos_weight=weight, reduction="none")
+    p = logits.sigmoid()
+    right = target * p + (1 - target) * (1 - p)
+    alpha = target * FOCAL_ALPHA + (1 - target) * (1 - FOCAL_ALPHA)
+    return (loss * alpha * (1 - right) ** gamma).mean()
+
+
+class ViewLoss:
+    """Cross-entropy over the frames that carry a view, with label smoothing, class weights, an optional focal factor.
+
+    The mean is weighted as torch's cross-entropy is: by the class weights of the frames that count. A batch without any
+    labelled frame has loss 0 (and a gradient of 0).
+
+    Args:
+        hyp: its ``view_...`` keys.
+        views: number of views.
+    """
+
+    def __init__(self, hyp: Hyperparameters, views: int) -> None:
+        self.smoothing, self.gamma = hyp.view_label_smoothing, hyp.view_focal_gamma
+        self.weights = hyp.view_class_weights or (1.0,) * views
+        if len(self.weights) != views:
+            raise InputError(f"view_class_weights: expected {views} numbers, one a view, got {len(self.weights)}")
+
+    def __call__(self, logits: Tensor, views: Tensor) -> Tensor:
+        """Logits (B, nv) and views (B,), -1 where unlabelled -> scalar."""
+        labelled = views != UNLABELLED
+        logits, views = logits.float()[labelled], views[labelled]
+        if not len(views):
+            return logits.sum()
+        weights = logits.new_tensor(self.weights)
+        each = F.cross_entropy(logits, views, weights, label_smoothing=self.smoothing, reduction="none")
+        if self.gamma:
+            right = logits.softmax(1).gather(1, views[:, None]).squeeze(1)
+            each = each * (1 - right) ** self.gamma
+        return each.sum() / weights[views].sum()
+
+
+class TaskLosses(NamedTuple):
+    """Unweighted losses of a batch: the two tasks', and the parts of the first.
+
+    Attributes:
+        det: scalar, sum of ``parts``.
+        view: scalar; None in a network without a view head.
+        parts: box, objectness and class loss.
+    """
+
+    det: Tensor
+    view: Tensor | None
+    parts: DetectionLosses
+
+
+class JointLoss:
+    """Detection and view loss of a network's output, each unweighted and without the batch factor."""
+
+    def __init__(self, detection: DetectionLoss, view: ViewLoss | None) -> None:
+        self.detection, self.view = detection, view
+
+    def __call__(self, raw: Sequence[Tensor], logits: Tensor | None, boxes: Tensor, views: Tensor) -> TaskLosses:
+        """Losses from Detect's maps and view logits against a batch's boxes (N, 6) and views (B,)."""
+        parts = self.detection(raw, boxes)
+        view = self.view(logits, views) if self.view is not None and logits is not None else None
+        return TaskLosses(parts.total, view, parts)
+
+    @classmethod
+    def of(cls, network: Network, hyp: Hyperparameters, image_size: int) -> JointLoss:
+        """The losses of a network, with the gains of a hyp file scaled to it and to the image size in pixels."""
+        scaled = hyp.scaled(len(network.detect.strides), network.nc, image_size)
+        return cls(DetectionLoss(network.detect, scaled), ViewLoss(hyp, network.nv) if network.nv else None)

@@ -1,0 +1,102 @@
+"""A checkpoint loaded for use: frames in, boxes and view out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.yolo import Network
+from utils import checkpoint
+from utils.boxes import non_max_suppression, scale_boxes
+from utils.devices import Compute, select_compute
+from utils.engine import to_float
+from utils.preprocess import Image, letterbox
+from utils.trainer import inference_copy
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network sees in one frame.
+
+    Attributes:
+        boxes: (n, 6) x1, y1, x2, y2 in pixels of the frame, confidence, class; most confident first.
+        view: (nv,) probabilities, or None for a detector alone.
+    """
+
+    boxes: NDArray[np.float32]
+    view: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A network ready for frames of any size.
+
+    Attributes:
+        network: fused, in evaluation mode, on its device.
+        names, view_names: of box classes and views.
+        image_size: pixels to which a frame's longer side is scaled.
+        conf_thres, iou_thres, classes, agnostic, max_det: of :func:`utils.boxes.non_max_suppression`.
+    """
+
+    network: Network
+    compute: Compute
+    names: tuple[str, ...]
+    view_names: tuple[str, ...]
+    image_size: int
+    conf_thres: float = 0.25
+    iou_thres: float = 0.45
+    classes: Sequence[int] | None = None
+    agnostic: bool = False
+    max_det: int = 1000
+
+    @torch.inference_mode()
+    def __call__(self, image: Image) -> Prediction:
+        """Find boxes and view in a frame (H, W, 3), RGB."""
+        padded, geometry = letterbox(image, self.image_size, self.network.max_stride)
+        images = to_float(torch.from_numpy(padded).permute(2, 0, 1)[None], self.compute)
+        with self.compute.autocast():
+            output = self.network(images)
+        found = non_max_suppression(
+            output.boxes, self.conf_thres, self.iou_thres, self.classes, self.agnostic, max_det=self.max_det
+        )[0]
+        gain, pad = (geometry.gain_x, geometry.gain_y), (geometry.left, geometry.top)
+        boxes = scale_boxes(found, gain, pad, geometry.original)
+        view = None if output.view is None else output.view[0].float().softmax(0).cpu().numpy()
+        return Prediction(boxes.cpu().numpy(), view)
+
+
+def load(
+    weights: str | Path,
+    device: str = "",
+    image_size: int | None = None,
+    amp: bool | None = None,
+    conf_thres: float = 0.25,
+    iou_thres: float = 0.45,
+    classes: Sequence[int] | None = None,
+    agnostic: bool = False,
+    max_det: int = 1000,
+) -> Predictor:
+    """Load a checkpoint of train.py; the image size is the training's unless given.
+
+    Raises:
+        InputError: no such checkpoint, device or class.
+    """
+    found = checkpoint.read(Path(weights).expanduser())
+    compute = select_compute(device, amp)
+    return Predictor(
+        network=inference_copy(found.build(), compute),
+        compute=compute,
+        names=found.names,
+        view_names=found.view_names,
+        image_size=image_size or found.image_size,
+        conf_thres=conf_thres,
+        iou_thres=iou_thres,
+        classes=classes,
+        agnostic=agnostic,
+        max_det=max_det,
+    )

@@ -1,0 +1,273 @@
+"""Where detect.py's frames come from: images, videos, folders, globs, lists, cameras and streams, all as RGB frames."""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import math
+import queue
+import re
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from utils.images import IMAGE_SUFFIXES, error_text, read_bytes, read_image
+from utils.log import LOGGER, InputError
+
+VIDEO_SUFFIXES = frozenset(["asf", "avi", "gif", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ts", "wmv", "webm"])
+STREAM_PREFIXES = ("rtsp://", "rtmp://", "http://", "https://", "tcp://")
+FRAMES_AHEAD = 4  # enough to overlap decoding with the network, and only 100 MB even for 4K frames
+TOLERATED_SHORTFALL = 5  # containers often promise a few frames more than they hold
+_LOOKED_FOR = f"images ({' '.join(sorted(IMAGE_SUFFIXES))}) or videos ({' '.join(sorted(VIDEO_SUFFIXES))})"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One decoded picture and where it came from; the last three are None for a still image."""
+
+    image: NDArray[np.uint8]  # (H, W, 3) RGB
+    path: Path  # the file; else a name: camera0, or a stream's address reduced to [A-Za-z0-9_-], without password
+    number: int | None  # position among all frames of the video or stream, from 0, whatever the stride
+    total: int | None  # frames that the video's header promises, not always truly; None where it does not say
+    fps: float | None  # frames per second; None where unknown
+
+
+@dataclass
+class Source:
+    """An iterable of :class:`Frame`; made by :func:`open_source`.
+
+    Of several files, one that cannot be read is skipped with a warning and a line in ``problems``, which is complete
+    once the iteration has ended. Files are decoded a few frames ahead in a thread, which ends with the iteration, also
+    when the consumer leaves early.
+
+    Raises:
+        InputError: during iteration, when a source that is one file, camera or stream cannot be read, or when none of
+            several files gave a frame.
+    """
+
+    name: str
+    vid_stride: int
+    files: list[Path] = field(default_factory=list)
+    several: bool = False  # whether a file that cannot be read may be skipped
+    address: int | str | None = None  # of a camera or stream
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def live(self) -> bool:
+        """Whether frames come from a camera or a stream."""
+        return self.address is not None
+
+    @cached_property
+    def total(self) -> int | None:
+        """Frames an iteration gives if every file is sound and its header true; None if live or unknown."""
+        total = 0
+        for path in self.files:
+            count = _promised_frames(path) if _suffix(path) in VIDEO_SUFFIXES else 1
+            if count is None:
+                return None
+            total += math.ceil(count / self.vid_stride)
+        return None if self.live else total
+
+    def __iter__(self) -> Iterator[Frame]:
+        # A live source is read when asked: decoding ahead would only make its frames older.
+        return self._live_frames() if self.live else prefetch(self._file_frames(), FRAMES_AHEAD)
+
+    def _file_frames(self) -> Iterator[Frame]:
+        self.problems.clear()
+        failed: set[Path] = set()
+        found = False
+        for path in self.files:
+            try:
+                for frame in _decode(path, self.vid_stride):
+                    found = True
+                    yield frame
+            except InputError as error:
+                if not self.several:
+                    raise
+                if path not in failed:
+                    failed.add(path)
+                    self.problems.append(str(error))
+                    LOGGER.warning("skipped %s", error)
+        if not found:
+            raise InputError(f"{self.name}: none of its {len(self.files)} files can be read; first {self.problems[0]}")
+
+    def _live_frames(self) -> Iterator[Frame]:
+        assert self.address is not None
+        path = Path(re.sub(r"[^A-Za-z0-9_-]+", "_", self.name)[:100])
+        with _capture(self.address, self.name) as capture:
+            if not capture.isOpened():
+                number_or_path = isinstance(self.address, int) and Path(str(self.address)).exists()
+                hint = f"; for the file or folder of that name give ./{self.address}" if number_or_path else ""
+                raise InputError(f"{self.name}: a camera or stream that can be opened expected, none answers{hint}")
+            yield from _captured_frames(capture, path, self.name, self.vid_stride)
+        LOGGER.warning("%s: no further frame comes, stopped reading", self.name)
+
+
+def open_source(source: str, vid_stride: int = 1) -> Source:
+    """Find what ``source`` means: a file, a folder, a glob, a .txt list of paths, a camera number, a stream address.
+
+    Only names are looked up here; files are decoded, and cameras and streams opened, when the result is iterated. A
+    folder is not searched recursively (a glob with ``**`` is), and hidden files are left out. Folders and globs are
+    sorted by name with numbers in their natural order. In a list, relative lines start at the list's own folder.
+
+    Args:
+        vid_stride: of a video, camera or stream the first frame and every ``vid_stride``-th after it are taken.
+
+    Raises:
+        InputError: nothing is there, its suffix is none of those read, or it holds nothing to read.
+    """
+    if vid_stride < 1:
+        raise InputError(f"--vid-stride: a whole number of at least 1 expected, {vid_stride} came")
+    if source.isascii() and source.isdigit():
+        return Source(f"camera{int(source)}", vid_stride, address=int(source))
+    if source.lower().startswith(STREAM_PREFIXES):
+        return Source(re.sub(r"//[^/]*@", "//", source), vid_stride, address=source)  # the name shows no password
+    path = Path(source)
+    if not source or not (path.exists() or any(sign in source for sign in "*?[")):
+        kinds = f"glob, .txt list, camera number or address ({' '.join(STREAM_PREFIXES)})"
+        raise InputError(f"--source: an existing file or folder, {kinds} expected, {source!r} came")
+    if not path.exists():
+        found = glob.glob(source, recursive=True)  # noqa: PTH207  (Path.glob takes no absolute pattern)
+        return Source(source, vid_stride, _supported(map(Path, found), source), several=True)
+    if path.is_dir():
+        shown = (entry for entry in path.iterdir() if not entry.name.startswith("."))
+        return Source(source, vid_stride, _supported(shown, source), several=True)
+    if _suffix(path) == "txt":
+        return Source(source, vid_stride, _read_list(path), several=True)
+    if _suffix(path) not in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+        raise _unsupported(path)
+    return Source(source, vid_stride, [path])
+
+
+def prefetch(items: Iterator[T], depth: int) -> Iterator[T]:
+    """Yield ``items`` in order while a thread takes up to ``depth`` of them ahead of the consumer.
+
+    What ``items`` raises is raised here, after the items before it. The thread starts with the first item asked for
+    and has ended, with ``items`` closed, once this generator is exhausted or closed.
+    """
+    ready: queue.SimpleQueue[tuple[T] | BaseException | None] = queue.SimpleQueue()
+    slots = threading.Semaphore(depth)
+    stop = threading.Event()
+
+    def work() -> None:
+        end: BaseException | None = None
+        try:
+            while slots.acquire() and not stop.is_set():
+                ready.put((next(items),))
+        except StopIteration:
+            pass
+        except BaseException as error:
+            end = error
+        finally:
+            ready.put(end)
+            getattr(items, "close", lambda: None)()
+
+    worker = threading.Thread(target=work, name="prefetch", daemon=True)
+    worker.start()
+    try:
+        while isinstance(item := ready.get(), tuple):
+            slots.release()
+            yield item[0]
+        if item is not None:
+            raise item
+    finally:
+        stop.set()
+        slots.release()  # wakes a worker that waits for room
+        worker.join()
+
+
+def _suffix(path: Path) -> str:
+    return path.suffix[1:].lower()
+
+
+def _unsupported(path: Path) -> InputError:
+    return InputError(f"{path}: {_LOOKED_FOR} expected, or a list (txt), suffix {path.suffix!r} came")
+
+
+def _supported(paths: Iterable[Path], source: str) -> list[Path]:
+    """The images and videos of ``paths`` by name, frame2 before frame10."""
+    files = [path for path in paths if _suffix(path) in IMAGE_SUFFIXES | VIDEO_SUFFIXES and not path.is_dir()]
+    if not files:
+        raise InputError(f"{source}: {_LOOKED_FOR} expected, none is there")
+    pieces = {path: re.split(r"(\d+)", str(path)) for path in files}  # text and digits take turns
+    return sorted(files, key=lambda path: ([int(p) if p.isdecimal() else p for p in pieces[path]], str(path)))
+
+
+def _read_list(path: Path) -> list[Path]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: a list of paths in UTF-8 expected, other bytes came") from error
+    files = [path.parent / line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+    if not files:
+        raise InputError(f"{path}: a list with a path on each line expected, no path came")
+    if repeated := len(files) - len(set(files)):
+        LOGGER.warning("%s: %d of %d entries repeat an earlier one and are read again", path, repeated, len(files))
+    return files
+
+
+def _decode(path: Path, vid_stride: int) -> Iterator[Frame]:
+    if _suffix(path) in IMAGE_SUFFIXES:
+        yield Frame(read_image(path), path, None, None, None)
+    elif _suffix(path) in VIDEO_SUFFIXES:
+        head = read_bytes(path, 8)
+        with _capture(path, str(path)) as capture:
+            if not capture.isOpened():
+                raise InputError(f"{path}: is not a video that OpenCV can decode (first bytes {head!r})")
+            yield from _captured_frames(capture, path, str(path), vid_stride)
+    else:
+        raise _unsupported(path)
+
+
+@contextmanager
+def _capture(address: Path | int | str, name: str) -> Iterator[cv2.VideoCapture]:
+    capture = None
+    try:  # absolute, so that a file named like an address ("tcp:x.avi") stays a file
+        capture = cv2.VideoCapture(str(address.absolute()) if isinstance(address, Path) else address)
+        yield capture
+    except cv2.error as error:  # also a camera number past 32 bits
+        raise InputError(f"{name}: frames expected, OpenCV refuses: {error_text(error)}") from error
+    finally:
+        if capture is not None:
+            capture.release()
+
+
+def _captured_frames(capture: cv2.VideoCapture, path: Path, name: str, vid_stride: int) -> Iterator[Frame]:
+    """Frames until one cannot be read; what the header promises is passed on and compared, never relied on."""
+    total = _frame_count(capture)
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    fps = rate if 0 < rate < math.inf else None
+    decoded = False
+    for number in itertools.count():
+        if not capture.grab():
+            break
+        if number % vid_stride:
+            continue
+        whole, image = capture.retrieve()
+        if whole:  # else one damaged frame, which need not end the video
+            decoded = True
+            yield Frame(np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8), path, number, total, fps)
+    if not decoded:
+        raise InputError(f"{name}: a video without frames")
+    if total is not None and number < total - TOLERATED_SHORTFALL:
+        LOGGER.warning("%s: ends after %d frames, its header promises %d", name, number, total)
+
+
+def _frame_count(capture: cv2.VideoCapture) -> int | None:
+    count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+    return int(count) if 0 < count < 1e9 else None
+
+
+def _promised_frames(path: Path) -> int | None:
+    with _capture(path, str(path)) as capture:
+        return _frame_count(capture) if capture.isOpened() else 0

@@ -1,0 +1,193 @@
+"""Validate a checkpoint: mAP, P, R, F1 of boxes; accuracy, F1 and confusion of views.
+
+python val.py --weights runs/train/exp/weights/best.pt --data data/phantom.yaml
+python val.py --weights runs/train/exp/weights/best.pt --data my_data.yaml --task test --save-json
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+from utils import checkpoint
+from utils.config import ROOT, DatasetConfig, find_file, load_dataset_config
+from utils.dataset import EVAL_PAD, EchoDataset, build_loader, prepare
+from utils.devices import Compute, select_compute
+from utils.engine import Evaluation, Thresholds, evaluate
+from utils.files import new_run_folder, write_json, write_text
+from utils.flags import COMMON, IMGSZ, Flag, from_keywords, parse
+from utils.log import LOGGER, InputError, run_script
+from utils.loss import JointLoss
+from utils.outputs import UniqueNames, coco_rows, label_rows
+from utils.report import metrics, table, write_batch_pictures, write_figures
+from utils.trainer import inference_copy
+
+TASKS = ("train", "val", "test", "speed", "study")
+FLAGS = (
+    Flag("weights", "", "checkpoint of train.py"),
+    Flag("data", "data/phantom.yaml", "dataset yaml"),
+    Flag("batch-size", 32, "frames a batch", int),
+    Flag(IMGSZ, None, "pixels of the frames' longer side; the training's unless given", int),
+    Flag("conf-thres", 0.001, "boxes of less confidence are dropped", float),
+    Flag("iou-thres", 0.6, "of two boxes that overlap more, the less confident is dropped", float),
+    Flag("max-det", 300, "boxes kept a frame", int),
+    Flag("task", "val", "split to validate on; or speed, at detect.py's thresholds; or study, at several sizes", choices=TASKS),
+    Flag("workers", 8, "processes that load frames, at most one a core", int),
+    Flag("project", "runs/val", "folder of the runs"),
+    Flag("name", "exp", "folder of this run"),
+    Flag("single-cls", False, "take all boxes as one class"),
+    Flag("verbose", False, "also print figures by class where there are many"),
+    Flag("save-txt", False, "write boxes as label files"),
+    Flag("save-conf", False, "with --save-txt: add the confidence to each row"),
+    Flag("save-json", False, "write boxes as COCO results, predictions.json"),
+    Flag("half", False, "mixed precision, as --amp"),
+    Flag("strict-data", False, "any fault in a data file is an error"),
+    *COMMON,
+    Flag("augment", False, "", refused="its flips change anatomy; figures are of frames as they are"),
+    Flag("save-hybrid", False, "", refused="it mixes labels into the predictions, so that its figures mean nothing"),
+    Flag("dnn", False, "", refused="only checkpoints of train.py are run"),
+)  # fmt: skip
+MANY_CLASSES = 30
+SPEED_THRESHOLDS = {"conf_thres": 0.25, "iou_thres": 0.45}
+STUDY_SIZES = range(256, 1536 + 128, 128)  # pixels, YOLOv5's
+
+
+def main(options: argparse.Namespace) -> dict[str, Any]:
+    """Validate as the options say; returns the content of metrics.json."""
+    if not options.weights:
+        raise InputError("--weights: expected a checkpoint, got none; train.py leaves one in runs/train/exp/weights")
+    if options.task == "speed":
+        options = argparse.Namespace(**{**vars(options), **SPEED_THRESHOLDS})
+    split = options.task if options.task in ("train", "val", "test") else "val"
+    found = checkpoint.read(Path(options.weights).expanduser())
+    config = checked_dataset(options, found)
+    compute = select_compute(options.device, True if options.half else options.amp)
+    if options.task == "study":
+        return study(found, config, compute, options)
+    content, result, dataset = validate(found, config, split, options.imgsz or found.image_size, compute, options)
+    folder = run_folder(options)
+    write_results(folder, content, result, dataset, found, options)
+    print(f"\n{found.path} on {config.file} {split}, {content['settings']['imgsz']} pixels ({compute})\n")
+    print(table(content, options.verbose or len(config.names) <= MANY_CLASSES))
+    print(f"\nResults in {folder}")
+    return content
+
+
+def study(
+    found: checkpoint.Checkpoint, config: DatasetConfig, compute: Compute, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Validate at several image sizes; writes YOLOv5's study file, a row a size, and returns the last one's content.
+
+    The columns are P, R, mAP50, mAP50-95, box, objectness and class loss, milliseconds of preprocessing, inference, NMS.
+    """
+    rows = []
+    for size in STUDY_SIZES if options.imgsz is None else [options.imgsz]:
+        content, _, _ = validate(found, config, "val", size, compute, options)
+        figures = [content[key] for key in ("precision", "recall", "map50", "map")]
+        losses = [content["loss"][key] for key in ("box", "obj", "cls")]
+        rows.append([*figures, *losses, *content["speed_ms"].values()])
+        LOGGER.info("%4d pixels: mAP50 %.3f, %.1f ms a frame", size, content["map50"], sum(rows[-1][-3:]))
+    folder = run_folder(options)
+    path = folder / f"study_{config.file.stem}_{found.path.stem}.txt"
+    write_text(path, "".join(" ".join(f"{value:10.4g}" for value in row) + "\n" for row in rows))
+    print(f"Results in {path}")
+    return content
+
+
+def run_folder(options: argparse.Namespace) -> Path:
+    """A new folder below ``--project``."""
+    project = Path(options.project).expanduser()
+    return new_run_folder(project if project.is_absolute() else ROOT / project, options.name, options.exist_ok)
+
+
+def checked_dataset(options: argparse.Namespace, found: checkpoint.Checkpoint) -> DatasetConfig:
+    """The dataset of ``--data``, if its classes and views are those of the checkpoint."""
+    config = load_dataset_config(find_file(options.data, "data", flag="--data"))
+    if options.single_cls:
+        config = dataclasses.replace(config, names=found.names if len(found.names) == 1 else ("object",))
+    for kind, here, there in (
+        ("names", config.names, found.names),
+        ("view_names", config.view_names, found.view_names),
+    ):
+        if len(here) != len(there) and not (kind == "view_names" and not (here and there)):
+            raise InputError(f"{config.file}: {kind}: expected {list(there)}, as {found.path} has, got {list(here)}")
+        if here != there and here and there:
+            LOGGER.warning("%s: %s are %s, the checkpoint's %s", config.file, kind, list(here), list(there))
+    prepare(config)
+    return config
+
+
+def open_split(config: DatasetConfig, split: str, size: int, stride: int, options: argparse.Namespace) -> EchoDataset:
+    """The split, in the batches in which training validates."""
+    dataset = EchoDataset(config, split, size, single_class=options.single_cls, strict=options.strict_data)
+    dataset.arrange_by_shape(options.batch_size, stride, EVAL_PAD)
+    return dataset
+
+
+def thresholds(options: argparse.Namespace) -> Thresholds:
+    """Of non-maximum suppression."""
+    for name in ("conf_thres", "iou_thres"):
+        if not 0 <= getattr(options, name) <= 1:
+            raise InputError(f"--{name.replace('_', '-')}: expected 0 to 1, got {getattr(options, name)}")
+    return Thresholds(options.conf_thres, options.iou_thres, options.max_det, agnostic=options.single_cls)
+
+
+def validate(
+    found: checkpoint.Checkpoint, config: DatasetConfig, split: str, size: int, compute: Compute,
+    options: argparse.Namespace,
+) -> tuple[dict[str, Any], Evaluation, EchoDataset]:  # fmt: skip
+    """metrics.json's content for a split at an image size, and what it comes from."""
+    network = found.build().to(compute.device)
+    dataset = open_split(config, split, size, network.max_stride, options)
+    loader = build_loader(dataset, options.batch_size, options.workers)
+    limits = thresholds(options)
+    result = evaluate(
+        inference_copy(network, compute), loader, network.nc, len(found.view_names) if config.view_names else 0,
+        compute, limits, JointLoss.of(network, found.hyp, size), split,
+    )  # fmt: skip
+    settings = {
+        "weights": str(found.path), "data": str(config.file), "split": split, "imgsz": size,
+        "batch_size": options.batch_size, **dataclasses.asdict(limits), "compute": str(compute),
+    }  # fmt: skip
+    return metrics(result, config.names, found.view_names, settings), result, dataset
+
+
+def write_results(
+    folder: Path, content: dict[str, Any], result: Evaluation, dataset: EchoDataset, found: checkpoint.Checkpoint,
+    options: argparse.Namespace,
+) -> None:  # fmt: skip
+    """metrics.json, figures, and the predictions in the forms that were asked for."""
+    write_json(folder / "metrics.json", content)
+    if dataset.problems:
+        write_text(folder / "data_problems.txt", "".join(f"{problem}\n" for problem in dataset.problems))
+    write_figures(result, dataset.config.names, found.view_names, folder)
+    write_batch_pictures(dataset, result, dataset.config.names, found.view_names, folder, options.batch_size)
+    if options.save_json:
+        rows = [
+            row for frame in result.predictions for row in coco_rows(frame.boxes.numpy(), dataset.files[frame.index])
+        ]
+        write_json(folder / "predictions.json", rows)
+    if options.save_txt:
+        write_label_files(folder / "labels", result, dataset, options.save_conf)
+
+
+def write_label_files(folder: Path, result: Evaluation, dataset: EchoDataset, with_confidence: bool) -> None:
+    """One label file a frame with boxes, named after the frame."""
+    folder.mkdir(exist_ok=True)
+    unique = UniqueNames()
+    for frame in result.predictions:
+        if len(frame.boxes):
+            rows = label_rows(frame.boxes.numpy(), dataset.originals[frame.index], with_confidence)
+            write_text(folder / f"{unique(dataset.files[frame.index])}.txt", "".join(f"{row}\n" for row in rows))
+
+
+def run(**keywords: Any) -> dict[str, Any]:
+    """Validate from a notebook: ``run(weights="best.pt", data="my_data.yaml")``; returns metrics.json's content."""
+    return main(from_keywords(FLAGS, keywords))
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, parse(FLAGS, __doc__ or "")))
