@@ -32,7 +32,7 @@ from utils.config import (
     load_hyperparameters,
     load_yaml,
 )
-from utils.dataset import EVAL_PAD, EchoDataset, EpochSampler, build_loader, prepare
+from utils.dataset import EchoDataset, EpochSampler, build_loader, prepare
 from utils.devices import seed_everything, select_compute
 from utils.engine import MultiScale, Thresholds
 from utils.files import new_run_folder, write_json, write_text
@@ -42,6 +42,7 @@ from utils.log import LOGGER, InputError, run_script
 from utils.loss import JointLoss
 from utils.optim import OPTIMIZERS, RunningMean, build_optimizer
 from utils.plots import plot_labels, plot_results
+from utils.preprocess import whole_strides
 from utils.report import metrics, table, write_batch_pictures, write_figures, write_training_pictures
 from utils.schedule import Schedule, accumulation, warmup_iterations
 from utils.trainer import Learner, Outcome, Plan, fit, restore
@@ -103,12 +104,14 @@ def main(options: argparse.Namespace) -> Path:
     seed_everything(hyp.seed)
     config = checked_dataset(options, hyp)
     description = load_yaml(find_file(options.cfg, "models", "models/hub", flag="--cfg"))
-    _check_view_head(description, options, hyp)
-    # what can be wrong with the input has been found by now, as far as it can without reading the data
-    train_set, val_set, image_size = open_data(config, options, hyp)
+    network = resumed.build() if resumed else build_network(description, config, options, hyp)
+    freeze(network, options.freeze)
+    train_set, val_set, image_size = open_data(config, options, hyp, network.max_stride)
+    # what can be wrong with the input has been found by now: only then is there a folder
     folder = resumed.path.parents[1] if resumed else new_run_folder(*_place(options))
     LOGGER.info("Run: %s (%s)", folder, compute)
-    network = build_network(description, config, options, hyp, train_set, resumed, image_size)
+    if not options.noautoanchor and not resumed:
+        fit_anchors(network, train_set, hyp, image_size)
     log_summary(network, image_size)
     network.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -187,26 +190,14 @@ def checked_dataset(options: argparse.Namespace, hyp: Hyperparameters) -> Datase
     return config
 
 
-def _check_view_head(description: Mapping[str, Any], options: argparse.Namespace, hyp: Hyperparameters) -> None:
-    rows = description.get("head")
-    has = isinstance(rows, list) and any(isinstance(row, list) and "ViewHead" in row[2:3] for row in rows)
-    if hyp.classification_enabled and not has:
-        raise InputError(
-            f"{options.cfg}: no ViewHead, but {options.hyp} has classification_enabled: true; "
-            "take models/yolov5s.yaml, or hyp/detection_only.yaml"
-        )
-
-
 def open_data(
-    config: DatasetConfig, options: argparse.Namespace, hyp: Hyperparameters
+    config: DatasetConfig, options: argparse.Namespace, hyp: Hyperparameters, stride: int
 ) -> tuple[EchoDataset, EchoDataset, int]:
-    """Training and validation split, and the image size as a multiple of 32 pixels."""
+    """Training and validation split, and the image size in whole strides."""
     for name in ("epochs", "batch_size", "imgsz"):
         if getattr(options, name) < 1:
             raise InputError(f"--{name.replace('_', '-')}: expected at least 1, got {getattr(options, name)}")
-    size = max(-(-options.imgsz // 32) * 32, 64)
-    if size != options.imgsz:
-        LOGGER.warning("--imgsz %d is no multiple of 32: taken as %d", options.imgsz, size)
+    size = whole_strides(options.imgsz, stride)
     prepare(config)
     shared: dict[str, Any] = {
         "cache": options.cache, "single_class": options.single_cls, "strict": options.strict_data, "seed": hyp.seed,
@@ -214,8 +205,8 @@ def open_data(
     train_set = EchoDataset(config, "train", size, augmenter=Augmenter(hyp) if hyp.augments else None, **shared)
     val_set = EchoDataset(config, "val", size, **shared)
     if options.rect:
-        train_set.arrange_by_shape(options.batch_size, 32, 0.0)
-    val_set.arrange_by_shape(options.batch_size * 2, 32, EVAL_PAD)
+        train_set.arrange_by_shape(options.batch_size, stride)
+        val_set.arrange_by_shape(options.batch_size * 2, stride)
     if hyp.classification_enabled and (train_set.views() < 0).all():
         raise InputError(
             f"{config.file}: train: no label file has a view row, but {options.hyp} has classification_enabled: true; "
@@ -244,24 +235,23 @@ def _place(options: argparse.Namespace) -> tuple[Path, str, bool]:
 
 
 def build_network(
-    description: Mapping[str, Any], config: DatasetConfig, options: argparse.Namespace, hyp: Hyperparameters,
-    train_set: EchoDataset, resumed: checkpoint.Checkpoint | None, image_size: int,
-) -> Network:  # fmt: skip
-    """The network, with the weights to start from and anchors that fit the boxes."""
-    if resumed:
-        return resumed.build()
+    description: Mapping[str, Any], config: DatasetConfig, options: argparse.Namespace, hyp: Hyperparameters
+) -> Network:
+    """The network with the weights to start from."""
     if round(hyp.anchors):
         description = {**description, "anchors": round(hyp.anchors)}
     network = Network(
         description, nc=len(config.names), nv=len(config.view_names) or None,
         with_view=hyp.classification_enabled, view_dropout=hyp.view_dropout,
     )  # fmt: skip
+    if hyp.classification_enabled and network.view_head is None:
+        raise InputError(
+            f"{options.cfg}: no ViewHead, but {options.hyp} has classification_enabled: true; "
+            "take models/yolov5s.yaml, or hyp/detection_only.yaml"
+        )
     if options.weights:
         start = checkpoint.read(Path(options.weights).expanduser())
         checkpoint.start_from(network, start.content["ema"], start.path)
-    if not options.noautoanchor:
-        fit_anchors(network, train_set, hyp, image_size)
-    freeze(network, options.freeze)
     return network
 
 
@@ -324,6 +314,7 @@ def make_plan(
         names=config.names,
         view_names=config.view_names if hyp.classification_enabled else (),
         image_size=image_size,
+        rect=options.rect,
         hyp=hyp,
         patience=hyp.patience,
         save_period=options.save_period,

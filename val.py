@@ -14,7 +14,7 @@ from typing import Any
 
 from utils import checkpoint
 from utils.config import ROOT, DatasetConfig, find_file, load_dataset_config
-from utils.dataset import EVAL_PAD, EchoDataset, build_loader, prepare
+from utils.dataset import EchoDataset, build_loader, prepare
 from utils.devices import Compute, select_compute
 from utils.engine import Evaluation, Thresholds, evaluate
 from utils.files import new_run_folder, write_json, write_text
@@ -22,6 +22,7 @@ from utils.flags import COMMON, IMGSZ, Flag, from_keywords, parse
 from utils.log import LOGGER, InputError, run_script
 from utils.loss import JointLoss
 from utils.outputs import UniqueNames, coco_rows, label_rows
+from utils.preprocess import whole_strides
 from utils.report import metrics, table, write_batch_pictures, write_figures
 from utils.trainer import inference_copy
 
@@ -34,7 +35,7 @@ FLAGS = (
     Flag("conf-thres", 0.001, "boxes of less confidence are dropped", float),
     Flag("iou-thres", 0.6, "of two boxes that overlap more, the less confident is dropped", float),
     Flag("max-det", 300, "boxes kept a frame", int),
-    Flag("task", "val", "split to validate on; or speed, at detect.py's thresholds; or study, at several sizes", choices=TASKS),
+    Flag("task", "val", "split; or speed, at detect.py's thresholds; or study, at several sizes", choices=TASKS),
     Flag("workers", 8, "processes that load frames, at most one a core", int),
     Flag("project", "runs/val", "folder of the runs"),
     Flag("name", "exp", "folder of this run"),
@@ -81,7 +82,8 @@ def study(
 ) -> dict[str, Any]:
     """Validate at several image sizes; writes YOLOv5's study file, a row a size, and returns the last one's content.
 
-    The columns are P, R, mAP50, mAP50-95, box, objectness and class loss, milliseconds of preprocessing, inference, NMS.
+    The columns are P, R, mAP50, mAP50-95; box, objectness and class loss; milliseconds of preprocessing, inference
+    and NMS.
     """
     rows = []
     for size in STUDY_SIZES if options.imgsz is None else [options.imgsz]:
@@ -120,10 +122,13 @@ def checked_dataset(options: argparse.Namespace, found: checkpoint.Checkpoint) -
     return config
 
 
-def open_split(config: DatasetConfig, split: str, size: int, stride: int, options: argparse.Namespace) -> EchoDataset:
-    """The split, in the batches in which training validates."""
+def open_split(
+    config: DatasetConfig, split: str, size: int, rect_stride: int | None, options: argparse.Namespace
+) -> EchoDataset:
+    """The split, padded as in training: to squares, or in rectangular batches of whole strides."""
     dataset = EchoDataset(config, split, size, single_class=options.single_cls, strict=options.strict_data)
-    dataset.arrange_by_shape(options.batch_size, stride, EVAL_PAD)
+    if rect_stride:
+        dataset.arrange_by_shape(options.batch_size, rect_stride)
     return dataset
 
 
@@ -141,7 +146,8 @@ def validate(
 ) -> tuple[dict[str, Any], Evaluation, EchoDataset]:  # fmt: skip
     """metrics.json's content for a split at an image size, and what it comes from."""
     network = found.build().to(compute.device)
-    dataset = open_split(config, split, size, network.max_stride, options)
+    size = whole_strides(size, network.max_stride)
+    dataset = open_split(config, split, size, network.max_stride if found.rect else None, options)
     loader = build_loader(dataset, options.batch_size, options.workers)
     limits = thresholds(options)
     result = evaluate(
@@ -149,7 +155,7 @@ def validate(
         compute, limits, JointLoss.of(network, found.hyp, size), split,
     )  # fmt: skip
     settings = {
-        "weights": str(found.path), "data": str(config.file), "split": split, "imgsz": size,
+        "weights": str(found.path), "data": str(config.file), "split": split, "imgsz": size, "rect": found.rect,
         "batch_size": options.batch_size, **dataclasses.asdict(limits), "compute": str(compute),
     }  # fmt: skip
     return metrics(result, config.names, found.view_names, settings), result, dataset

@@ -10,6 +10,7 @@ a fork's trained CBAM needs. benchmarks/cbam_gate.py compares the two, benchmark
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.common import C3
@@ -29,7 +30,8 @@ class ChannelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> logits (B, C, 1, 1)."""
-        average, maximum = x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
+        # pooling layers and max() have backward passes several times faster than amax(), which shares ties out
+        average, maximum = F.adaptive_avg_pool2d(x, 1), F.adaptive_max_pool2d(x, 1)
         return self.f2(self.relu(self.f1(average))) + self.f2(self.relu(self.f1(maximum)))
 
 
@@ -42,7 +44,7 @@ class SpatialAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> logits (B, 1, H, W)."""
-        return self.conv(torch.cat((x.mean(1, keepdim=True), x.amax(1, keepdim=True)), 1))
+        return self.conv(torch.cat((x.mean(1, keepdim=True), x.max(1, keepdim=True).values), 1))
 
 
 class CBAM(nn.Module):

@@ -22,7 +22,7 @@ from utils.files import write_whole
 from utils.log import LOGGER, InputError
 
 FORMAT = 1
-REQUIRED = ("format", "description", "names", "view_names", "image_size", "hyp", "epoch", "ema")
+REQUIRED = ("format", "description", "names", "view_names", "image_size", "rect", "hyp", "epoch", "ema")
 ONLY_FOR_TRAINING = ("network", "optimizer", "balancer", "random", "options")
 
 
@@ -36,6 +36,7 @@ class Checkpoint:
         names: box classes.
         view_names: views; empty for a detector alone.
         image_size: pixels of the longer side in training.
+        rect: whether frames were padded to whole strides only, rather than to a square; see :mod:`utils.preprocess`.
         hyp: hyperparameters of the training.
     """
 
@@ -44,6 +45,7 @@ class Checkpoint:
     names: tuple[str, ...]
     view_names: tuple[str, ...]
     image_size: int
+    rect: bool
     hyp: Hyperparameters
 
     def build(self) -> Network:
@@ -95,6 +97,7 @@ def read(path: Path) -> Checkpoint:
         names=tuple(content["names"]),
         view_names=tuple(content["view_names"]),
         image_size=content["image_size"],
+        rect=content["rect"],
         hyp=hyperparameters_from(content["hyp"], path),
     )
 

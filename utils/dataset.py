@@ -29,7 +29,6 @@ from utils.log import LOGGER, InputError, progress
 from utils.phantom import PhantomConfig, ensure
 from utils.preprocess import Geometry, Image, pad
 
-EVAL_PAD = 0.5  # strides added around the frames of a rectangular validation batch, as in YOLOv5
 PROBLEMS_SHOWN = 20
 
 
@@ -121,13 +120,15 @@ class EchoDataset(Dataset[tuple[Tensor, NDArray[np.float32], int, Geometry, int]
         """Whether frames come from a cache, rather than from their files each time."""
         return self._store.mode != "none"
 
-    def arrange_by_shape(self, batch_size: int, stride: int, extra: float) -> None:
+    def arrange_by_shape(self, batch_size: int, stride: int) -> None:
         """Rectangular batches: order the frames by shape and give each batch the smallest shape that holds its frames.
+
+        YOLOv5 adds half a stride to the batches it validates on. Here they are padded as little as in training: a
+        view head that never saw such a margin names another view when it meets one.
 
         Args:
             batch_size: frames a batch.
             stride: pixels; sides become whole strides.
-            extra: strides added on top.
         """
         aspect = np.array([height / width for height, width in self.originals])
         order = np.argsort(aspect, kind="stable")
@@ -138,7 +139,7 @@ class EchoDataset(Dataset[tuple[Tensor, NDArray[np.float32], int, Geometry, int]
         for start in range(0, len(self), batch_size):
             ratios = aspect[order[start : start + batch_size]]
             sides = (min(ratios.max(), 1.0), min(1 / ratios.min(), 1.0))  # height, width as shares of the longer side
-            height, width = (max(math.ceil(side * self.size / stride + extra), 1) * stride for side in sides)
+            height, width = (max(math.ceil(side * self.size / stride), 1) * stride for side in sides)
             self.batch_shapes += [(height, width)] * len(ratios)
 
     def frame(self, index: int) -> Sample:

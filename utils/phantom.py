@@ -98,7 +98,7 @@ _CHAMBERS = (
 # Of each view, the valves that can leak in it: x, y, direction of the jet, its length at full size.
 _VALVES: tuple[dict[int, tuple[float, float, float, float]], ...] = (
     {0: (0.03, 0.495, -1.45, 0.32), 1: (0.04, 0.645, 1.0, 0.31)},
-    {0: (0.0, 0.40, 0.05, 0.22), 2: (0.22, 0.36, -1.85, 0.31), 3: (-0.19, 0.405, -0.4, 0.31)},
+    {0: (0.0, 0.40, 0.05, 0.24), 2: (0.22, 0.36, -1.85, 0.31), 3: (-0.19, 0.405, -0.4, 0.31)},
     {1: (0.17, 0.645, 0.05, 0.31), 3: (-0.17, 0.635, -0.05, 0.31)},
 )
 
@@ -127,7 +127,7 @@ def plan(config: PhantomConfig) -> list[FramePlan]:
 def _plan_clip(config: PhantomConfig, clip: FramePlan, leaking: tuple[int, ...]) -> list[FramePlan]:
     rng = _rng(config, clip.patient, clip.clip)
     start = rng.random()
-    course = {valve: rng.uniform((0.15, -0.22, -0.3), (1.0, 0.22, 0.3)).tolist() for valve in leaking}
+    course = {valve: rng.uniform((0.25, -0.2, -0.25), (1.0, 0.2, 0.25)).tolist() for valve in leaking}
     frames = []
     for frame in range(1, config.frames + 1):
         rng = _rng(config, clip.patient, clip.clip, frame)
@@ -137,7 +137,7 @@ def _plan_clip(config: PhantomConfig, clip: FramePlan, leaking: tuple[int, ...])
         for valve, (severity, swing, bend) in course.items():
             shut, polygon, wobble = rng.random() < 0.1, rng.random() < 0.25, rng.normal(0, 0.05)
             if not silent and not (shut and len(leaking) > 1):
-                size = severity * (0.6 + 0.4 * math.sin(math.pi * phase))
+                size = severity * (0.7 + 0.3 * math.sin(math.pi * phase))
                 jets.append(Jet(valve, size, swing + wobble, bend, polygon))
         frames.append(replace(clip, frame=frame, phase=phase, jets=tuple(jets), shows_view=shows_view))
     return frames
@@ -239,7 +239,7 @@ def _jet(canvas: _Canvas, frame: FramePlan, jet: Jet, rng: np.random.Generator) 
     """A plume's opacity 0..1, its velocity, turbulent enough to alias everywhere, and its tight box."""
     x, y, direction, reach = _VALVES[frame.view][jet.valve]
     down, across = canvas.along(x, y, direction + jet.swing)
-    length, width = reach * (0.6 + 0.4 * jet.size), 0.055 + 0.045 * jet.size  # width: half of the plume's widest part
+    length, width = reach * (0.6 + 0.4 * jet.size), 0.06 + 0.045 * jet.size  # width: half of the plume's widest part
     part = np.clip(down / length, 0, 1)
     across = across - jet.bend * length * part**2
     outline = width * (0.4 + 0.7 * part**0.8) * np.sqrt(1 - part**4)

@@ -15,7 +15,7 @@ from utils import checkpoint
 from utils.boxes import non_max_suppression, scale_boxes
 from utils.devices import Compute, select_compute
 from utils.engine import to_float
-from utils.preprocess import Image, letterbox
+from utils.preprocess import Image, letterbox, whole_strides
 from utils.trainer import inference_copy
 
 
@@ -40,6 +40,7 @@ class Predictor:
         network: fused, in evaluation mode, on its device.
         names, view_names: of box classes and views.
         image_size: pixels to which a frame's longer side is scaled.
+        rect: whether frames are then padded to whole strides only, rather than to a square.
         conf_thres, iou_thres, classes, agnostic, max_det: of :func:`utils.boxes.non_max_suppression`.
     """
 
@@ -48,6 +49,7 @@ class Predictor:
     names: tuple[str, ...]
     view_names: tuple[str, ...]
     image_size: int
+    rect: bool
     conf_thres: float = 0.25
     iou_thres: float = 0.45
     classes: Sequence[int] | None = None
@@ -57,7 +59,7 @@ class Predictor:
     @torch.inference_mode()
     def __call__(self, image: Image) -> Prediction:
         """Find boxes and view in a frame (H, W, 3), RGB."""
-        padded, geometry = letterbox(image, self.image_size, self.network.max_stride)
+        padded, geometry = letterbox(image, self.image_size, self.network.max_stride, square=not self.rect)
         images = to_float(torch.from_numpy(padded).permute(2, 0, 1)[None], self.compute)
         with self.compute.autocast():
             output = self.network(images)
@@ -88,12 +90,14 @@ def load(
     """
     found = checkpoint.read(Path(weights).expanduser())
     compute = select_compute(device, amp)
+    network = found.build()
     return Predictor(
-        network=inference_copy(found.build(), compute),
+        network=inference_copy(network, compute),
         compute=compute,
         names=found.names,
         view_names=found.view_names,
-        image_size=image_size or found.image_size,
+        image_size=whole_strides(image_size or found.image_size, network.max_stride),
+        rect=found.rect,
         conf_thres=conf_thres,
         iou_thres=iou_thres,
         classes=classes,

@@ -50,6 +50,7 @@ class Plan:
         folder: of the run.
         names, view_names: of box classes and views.
         image_size: pixels of the longer side.
+        rect: whether frames are padded to whole strides only.
         patience: epochs without a better fitness after which training stops; 0 never stops.
         save_period: also keep ``epochN.pt`` every so many epochs; under 1 never.
         save_every_epoch, validate_every_epoch: else the last epoch only.
@@ -63,6 +64,7 @@ class Plan:
     names: Sequence[str]
     view_names: Sequence[str]
     image_size: int
+    rect: bool
     hyp: Hyperparameters
     patience: int = 0
     save_period: int = -1
@@ -199,6 +201,7 @@ def _content(
         "names": list(plan.names),
         "view_names": list(plan.view_names),
         "image_size": plan.image_size,
+        "rect": plan.rect,
         "hyp": hyp,
         "epoch": epoch,
         "best_fitness": best_fitness,

@@ -1,0 +1,63 @@
+"""What several test files share: the folder of pinned figures, and networks small enough for a laptop."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from models.yolo import Network
+from utils.config import ROOT, Hyperparameters, hyperparameters_from, load_yaml
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture
+def golden() -> Path:
+    """The folder of figures that were pinned once, on seeded inputs."""
+    return GOLDEN
+
+
+@pytest.fixture
+def tiny_description() -> dict[str, Any]:
+    """The stock network, an eighth as wide, 4 classes."""
+    return {**load_yaml(ROOT / "models/hub/yolov5s.yaml"), "width_multiple": 0.125, "nc": 4}
+
+
+@pytest.fixture
+def joint_description() -> dict[str, Any]:
+    """The joint network at the same width, 4 classes and 3 views."""
+    return {**load_yaml(ROOT / "models/yolov5s.yaml"), "width_multiple": 0.125, "nc": 4, "nv": 3}
+
+
+@pytest.fixture
+def tiny_state() -> dict[str, torch.Tensor]:
+    """The pinned weights of :func:`tiny`."""
+    with np.load(GOLDEN / "tiny_state_dict.npz") as arrays:
+        return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+
+
+@pytest.fixture
+def tiny(tiny_description: dict[str, Any], tiny_state: dict[str, torch.Tensor]) -> Network:
+    """The tiny stock network with its pinned weights, in training mode."""
+    network = Network(tiny_description)
+    network.load_state_dict(tiny_state)
+    return network
+
+
+@pytest.fixture
+def joint(joint_description: dict[str, Any]) -> Network:
+    """A fresh tiny joint network, seeded, in training mode."""
+    torch.manual_seed(0)
+    return Network(joint_description)
+
+
+@pytest.fixture
+def hyp() -> Hyperparameters:
+    """YOLOv5's values without augmentation."""
+    path = GOLDEN / "hyp_no_augmentation_values.json"
+    return hyperparameters_from(json.loads(path.read_text()), path)
