@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import sys
 import time
 from pathlib import Path
@@ -71,11 +72,13 @@ def main(options: argparse.Namespace) -> Path:
         options.iou_thres, options.classes, options.agnostic_nms, options.max_det,
     )  # fmt: skip
     names, view_names = shown_names(options, predictor)
+    arriving = iter(source)
+    first = next(arriving)  # a source that cannot be read ends here, before there is a folder
     project = Path(options.project).expanduser()
     folder = new_run_folder(project if project.is_absolute() else ROOT / project, options.name, options.exist_ok)
     seconds, frames, boxes = 0.0, 0, 0
     with Writer(folder, options, names, view_names) as writer:
-        for frame in progress(source, "detection", total=source.total, unit="frame"):
+        for frame in progress(itertools.chain([first], arriving), "detection", total=source.total, unit="frame"):
             start = time.perf_counter()
             prediction = predictor(frame.image)
             seconds += time.perf_counter() - start
@@ -95,8 +98,6 @@ def check(options: argparse.Namespace) -> None:
     for name in ("vid_stride", "max_det", "line_thickness"):
         if getattr(options, name) < 1:
             raise InputError(f"--{name.replace('_', '-')}: expected at least 1, got {getattr(options, name)}")
-    if options.imgsz is not None and options.imgsz < 32:
-        raise InputError(f"--imgsz: expected at least 32, got {options.imgsz}")
 
 
 def shown_names(options: argparse.Namespace, predictor: Predictor) -> tuple[tuple[str, ...], tuple[str, ...]]:

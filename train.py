@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,13 +103,9 @@ def main(options: argparse.Namespace) -> Path:
     compute = select_compute(options.device, options.amp)
     seed_everything(hyp.seed)
     config = checked_dataset(options, hyp)
-    description = load_yaml(find_file(options.cfg, "models", "models/hub", flag="--cfg"))
-    network = resumed.build() if resumed else build_network(description, config, options, hyp)
+    network = resumed.build() if resumed else build_network(config, options, hyp)
     freeze(network, options.freeze)
     train_set, val_set, image_size = open_data(config, options, hyp, network.max_stride)
-    # what can be wrong with the input has been found by now: only then is there a folder
-    folder = resumed.path.parents[1] if resumed else new_run_folder(*_place(options))
-    LOGGER.info("Run: %s (%s)", folder, compute)
     if not options.noautoanchor and not resumed:
         fit_anchors(network, train_set, hyp, image_size)
     log_summary(network, image_size)
@@ -120,6 +116,9 @@ def main(options: argparse.Namespace) -> Path:
     )
     val_loader = build_loader(val_set, options.batch_size * 2, options.workers)
     learner = build_learner(network, hyp, options, len(train_loader), image_size)
+    # what can be wrong with the input has been found by now: only then is there a folder
+    folder = resumed.path.parents[1] if resumed else new_run_folder(*_place(options))
+    LOGGER.info("Run: %s (%s)", folder, compute)
     plan = make_plan(folder, config, options, hyp, image_size, network.max_stride)
     if resumed:
         restore(learner, resumed.content, resumed.path)
@@ -234,10 +233,9 @@ def _place(options: argparse.Namespace) -> tuple[Path, str, bool]:
     return (project if project.is_absolute() else ROOT / project), options.name, options.exist_ok
 
 
-def build_network(
-    description: Mapping[str, Any], config: DatasetConfig, options: argparse.Namespace, hyp: Hyperparameters
-) -> Network:
-    """The network with the weights to start from."""
+def build_network(config: DatasetConfig, options: argparse.Namespace, hyp: Hyperparameters) -> Network:
+    """The network of ``--cfg`` with the weights to start from."""
+    description = load_yaml(find_file(options.cfg, "models", "models/hub", flag="--cfg"))
     if round(hyp.anchors):
         description = {**description, "anchors": round(hyp.anchors)}
     network = Network(

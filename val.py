@@ -134,6 +134,9 @@ def open_split(
 
 def thresholds(options: argparse.Namespace) -> Thresholds:
     """Of non-maximum suppression."""
+    for name in ("batch_size", "max_det"):
+        if getattr(options, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')}: expected at least 1, got {getattr(options, name)}")
     for name in ("conf_thres", "iou_thres"):
         if not 0 <= getattr(options, name) <= 1:
             raise InputError(f"--{name.replace('_', '-')}: expected 0 to 1, got {getattr(options, name)}")
@@ -146,10 +149,10 @@ def validate(
 ) -> tuple[dict[str, Any], Evaluation, EchoDataset]:  # fmt: skip
     """metrics.json's content for a split at an image size, and what it comes from."""
     network = found.build().to(compute.device)
+    limits = thresholds(options)
     size = whole_strides(size, network.max_stride)
     dataset = open_split(config, split, size, network.max_stride if found.rect else None, options)
     loader = build_loader(dataset, options.batch_size, options.workers)
-    limits = thresholds(options)
     result = evaluate(
         inference_copy(network, compute), loader, network.nc, len(found.view_names) if config.view_names else 0,
         compute, limits, JointLoss.of(network, found.hyp, size), split,

@@ -13,6 +13,7 @@ import torch
 from models.yolo import Network
 from utils.config import ROOT, Hyperparameters, hyperparameters_from, load_yaml
 
+torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
 GOLDEN = Path(__file__).parent / "golden"
 
 

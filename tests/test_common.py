@@ -99,6 +99,7 @@ def test_c3_joins_its_two_ways(n: int, shortcut: bool) -> None:
     x = torch.randn(2, 8, 5, 7)
     way = block.cv1(x)
     for bottleneck in block.m:
+        assert isinstance(bottleneck, Bottleneck)
         branch = bottleneck.cv2(bottleneck.cv1(way))
         way = way + branch if shortcut else branch
     assert len(block.m) == n and way.shape == (2, 12, 5, 7)

@@ -37,6 +37,11 @@ def frames() -> list[FramePlan]:
     return plan(PhantomConfig())
 
 
+def coloured(picture: np.ndarray) -> np.ndarray:
+    """Which pixels are saturated: colour Doppler, not tissue."""
+    return np.ptp(picture.astype(int), axis=-1) > 60
+
+
 def read_label(path: Path) -> tuple[list[tuple[int, np.ndarray]], list[int] | None]:
     """The boxes, class and x1 y1 x2 y2 normalised, and the one-hot view row, of a label file parsed strictly."""
     rows, view = path.read_text().splitlines(), None
@@ -119,8 +124,8 @@ def test_written_labels_fit_plan_and_pictures(tiny: Path) -> None:
         for _, corners in boxes:
             assert (corners >= 0).all() and (corners <= 1).all()
             left, top, right, bottom = (corners * np.tile([TINY.width, TINY.height], 2)).round().astype(int)
-            inside = picture[top:bottom, left:right].astype(int)
-            assert (inside.max(-1) - inside.min(-1) > 60).mean() > 0.1
+            # At this size JPEG's coarse colour greys much of a jet; the share is checked at the default size.
+            assert coloured(picture[top:bottom, left:right]).any()
 
 
 def test_label_text_is_written_as_described() -> None:
@@ -146,15 +151,15 @@ def test_boxes_are_tight_about_the_jet(frames: list[FramePlan]) -> None:
         drawn = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
         assert np.abs(drawn - [left, top, left + width, top + height]).max() <= 1
         assert min(width, height) >= 18
+        decoded = cv2.imdecode(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 95])[1], cv2.IMREAD_COLOR)
+        assert decoded is not None and coloured(decoded[top : top + height, left : left + width]).mean() > 0.2
 
 
 def test_normal_flow_is_coloured_but_has_no_box(frames: list[FramePlan]) -> None:
     silent = [frame for frame in frames if not frame.jets][:12]
-    coloured = []
-    for frame in silent:
-        picture = render(PhantomConfig(), frame)[0][:, :290].astype(int)  # without the colour scale
-        coloured.append((picture.max(-1) - picture.min(-1) > 60).sum())
-    assert np.median(coloured) > 300
+    # without the colour scale at the right edge
+    counts = [coloured(render(PhantomConfig(), frame)[0][:, :290]).sum() for frame in silent]
+    assert np.median(counts) > 300
 
 
 def test_second_start_rewrites_nothing(tiny: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import struct
 import threading
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,25 +13,10 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from phantoms import GREEN, encode, picture, write_image
 
 from utils.log import InputError
-from utils.sources import Frame, open_source, prefetch, read_image
-
-RED, GREEN = (255, 0, 0), (0, 255, 0)
-
-
-def picture(rgb: tuple[int, int, int] = RED, height: int = 24, width: int = 32) -> NDArray[np.uint8]:
-    return np.full((height, width, 3), rgb, np.uint8)
-
-
-def encode(suffix: str, values: NDArray[Any], *options: int) -> bytes:
-    return cv2.imencode(suffix, values, options)[1].tobytes()
-
-
-def write_image(path: Path, rgb: tuple[int, int, int] = RED) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encode(path.suffix, picture(rgb)[..., ::-1]))
-    return path
+from utils.sources import Frame, open_source, prefetch
 
 
 def write_video(path: Path, frames: int = 10) -> Path:
@@ -58,129 +42,6 @@ def no_thread_left() -> Iterator[None]:
 def warnings(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     monkeypatch.setattr(logging.getLogger("echo"), "propagate", True)  # another test may have set logging up
     return caplog
-
-
-# --- one image -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tiff", ".webp", ".jpg"])
-def test_an_image_is_rgb(tmp_path: Path, suffix: str) -> None:
-    image = read_image(write_image(tmp_path / f"red{suffix}"))
-    assert image.dtype == np.uint8 and image.shape == (24, 32, 3) and image.flags.c_contiguous
-    np.testing.assert_allclose(image[12, 16], RED, atol=3)
-
-
-@pytest.mark.parametrize("suffix", [".png", ".tiff"])
-@pytest.mark.parametrize("channels", [1, 3, 4])
-def test_16_bits_are_divided_by_256(tmp_path: Path, suffix: str, channels: int) -> None:
-    values = np.array([[0, 256, 12800, 32768, 65535]], np.uint16)
-    path = tmp_path / f"deep{suffix}"
-    path.write_bytes(encode(suffix, np.dstack([values] * channels)))
-    image = read_image(path)
-    assert image.shape == (1, 5, 3)
-    for channel in range(3):
-        np.testing.assert_array_equal(image[0, :, channel], [0, 1, 50, 128, 255])
-
-
-def test_grey_and_alpha_become_rgb(tmp_path: Path) -> None:
-    grey, alpha = tmp_path / "grey.png", tmp_path / "alpha.png"
-    grey.write_bytes(encode(".png", np.full((4, 5), 77, np.uint8)))
-    alpha.write_bytes(encode(".png", np.full((4, 5, 4), (10, 20, 30, 0), np.uint8)))
-    assert read_image(grey).tolist() == np.full((4, 5, 3), 77).tolist()
-    assert read_image(alpha).tolist() == np.full((4, 5, 3), (30, 20, 10)).tolist()
-
-
-@pytest.mark.parametrize("suffix", [".pfm", ".tiff"])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_floats_are_scaled_from_lowest_to_highest(tmp_path: Path, suffix: str, channels: int) -> None:
-    values = np.array([[-3, -1, 1], [7, np.nan, np.inf]], np.float32)
-    path = tmp_path / f"float{suffix}"
-    uncompressed = [cv2.IMWRITE_TIFF_COMPRESSION, 1] if suffix == ".tiff" else []  # some OpenCV's default is lossy
-    path.write_bytes(encode(suffix, np.dstack([values] * channels), *uncompressed))
-    expected = np.array([[0, 51, 102], [255, 0, 255]])
-    np.testing.assert_array_equal(read_image(path), np.dstack([expected] * 3))
-    path.write_bytes(encode(suffix, np.full((2, 3), 5, np.float32)))
-    assert not read_image(path).any()  # no range to scale
-
-
-def test_exif_rotation_is_applied(tmp_path: Path) -> None:
-    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"  # orientation 6: a quarter turn
-    data = encode(".jpg", picture())
-    path = tmp_path / "turned.jpg"
-    path.write_bytes(data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:])
-    assert read_image(path).shape == (32, 24, 3)
-
-
-def huge_png() -> bytes:
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
-
-
-NOISE = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
-
-
-@pytest.mark.parametrize(
-    ("name", "data", "words"),
-    [
-        ("empty.jpg", b"", "0 bytes"),
-        ("text.jpg", b"hello world", "not an image that OpenCV can decode (first bytes b'hello wo')"),
-        ("half.jpg", encode(".jpg", NOISE)[:2000], "truncated"),
-        ("nearly.jpg", encode(".jpg", NOISE)[:-2], "truncated"),
-        ("header.jpg", encode(".jpg", NOISE)[:100], "truncated"),
-        ("half.png", encode(".png", NOISE)[:2000], "truncated"),
-        ("nearly.png", encode(".png", NOISE)[:-12], "truncated"),
-        ("huge.png", huge_png(), "within OpenCV's limits"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_a_bad_image_is_an_input_error_on_one_line(tmp_path: Path, name: str, data: bytes, words: str) -> None:
-    path = tmp_path / name
-    path.write_bytes(data)
-    with pytest.raises(InputError) as caught:
-        read_image(path)
-    message = str(caught.value)
-    assert str(path) in message and words in message and "\n" not in message
-    with pytest.raises(InputError, match=name):  # as the only file of a source: the same error
-        list(open_source(str(path)))
-
-
-def test_a_missing_image_and_a_folder_are_input_errors(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"gone\.png.*No such file"):
-        read_image(tmp_path / "gone.png")
-    with pytest.raises(InputError, match="directory"):
-        read_image(tmp_path)
-
-
-@pytest.mark.parametrize("tail", [b"", b"\0" * 5000, b"camera maker's \xff\xda notes", b"\xff\xd9"])
-def test_bytes_after_the_end_marker_are_tolerated(tmp_path: Path, tail: bytes) -> None:
-    for suffix in (".jpg", ".png"):
-        path = tmp_path / f"padded{suffix}"
-        path.write_bytes(encode(suffix, NOISE) + tail)
-        assert read_image(path).shape == (60, 80, 3)
-
-
-def test_the_end_marker_of_a_thumbnail_does_not_count(tmp_path: Path) -> None:
-    thumbnail, data = encode(".jpg", NOISE[:8, :8]), encode(".jpg", NOISE)
-    whole = data[:2] + b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail + data[2:]
-    path = tmp_path / "thumbnail.jpg"
-    path.write_bytes(whole)
-    assert read_image(path).shape == (60, 80, 3)
-    path.write_bytes(whole[:-500])
-    with pytest.raises(InputError, match="truncated"):
-        read_image(path)
-
-
-def test_a_progressive_jpeg_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "progressive.jpg"
-    data = encode(".jpg", NOISE, cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
-    path.write_bytes(data)
-    assert read_image(path).shape == (60, 80, 3)
-    path.write_bytes(data[:-100])
-    with pytest.raises(InputError, match="truncated"):
-        read_image(path)
 
 
 # --- files, folders, globs, lists ------------------------------------------------------------------------------------
@@ -291,6 +152,12 @@ def test_when_every_file_is_broken_the_end_is_an_input_error(tmp_path: Path) -> 
     with pytest.raises(InputError, match=r"none of its 2 files can be read; first .*1\.png"):
         list(source)
     assert len(source.problems) == 2
+
+
+def test_a_broken_file_given_alone_is_the_error_of_its_image(tmp_path: Path) -> None:
+    (tmp_path / "half.png").write_bytes(encode(".png", picture())[:40])
+    with pytest.raises(InputError, match=r"half\.png: truncated"):
+        list(open_source(str(tmp_path / "half.png")))
 
 
 def test_what_cannot_be_a_source_is_told_at_once(tmp_path: Path) -> None:

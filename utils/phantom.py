@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from utils.log import InputError, progress
 
-VERSION = 1  # raise it with any change that changes a byte of the data set
+VERSION = 2  # raise it with any change that changes a byte of the data set
 VALVES = ("AR", "MR", "PR", "TR")
 VIEWS = ("PLAX", "PSAX", "A4C")
 RECORD = "phantom.json"

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.log import LOGGER
+from utils.log import LOGGER, InputError
 
 Image = NDArray[np.uint8]  # (H, W, 3), RGB
 PADDING = 114  # grey value around a frame, as in YOLOv5
@@ -37,6 +37,8 @@ class Geometry(NamedTuple):
 
 def whole_strides(size: int, stride: int) -> int:
     """An image size in pixels as a multiple of the stride, rounded up, at least two strides; said where it changes."""
+    if size < 1:
+        raise InputError(f"--imgsz: expected at least 1 pixel, got {size}")
     whole = max(math.ceil(size / stride), 2) * stride
     if whole != size:
         LOGGER.warning("--imgsz %d: taken as %d, a multiple of the network's stride", size, whole)

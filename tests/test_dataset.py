@@ -1,0 +1,420 @@
+"""utils/dataset.py: which files a split has, that boxes and views stay with their frames, and the order of an epoch."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from phantoms import Box, make_dataset, write_frame, write_image, write_yaml
+
+from utils import frames
+from utils.augment import Augmenter
+from utils.config import Hyperparameters, load_dataset_config
+from utils.dataset import Batch, EchoDataset, EpochSampler, Key, build_loader, collate, list_images, prepare
+from utils.log import LOGGER, InputError
+from utils.preprocess import PADDING, fit, padded
+
+SHAPES = [(48, 64), (64, 48), (60, 60), (30, 97), (97, 30), (50, 64), (64, 64), (20, 64), (64, 20)]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "CACHE_FOLDER", tmp_path / "cache")
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    monkeypatch.setattr(LOGGER, "propagate", True)  # another test may have set logging up
+    caplog.set_level(logging.INFO, LOGGER.name)
+    return caplog
+
+
+def dataset(folder: Path, size: int = 64, split: str = "train", **keywords: Any) -> EchoDataset:
+    return EchoDataset(load_dataset_config(folder / "data.yaml"), split, size, **keywords)
+
+
+def own_box(index: int, shape: tuple[int, int]) -> Box:
+    """A box whose class and place tell which frame it belongs to."""
+    height, width = shape
+    return index % 4, width // 4, height // 4, width // 4 + 6 + index % 5, height // 4 + 5 + index % 7
+
+
+@pytest.fixture
+def shapes(tmp_path: Path) -> Path:
+    """A training split of frames of several shapes, each with a box and a view of its own."""
+    for i, shape in enumerate(SHAPES):
+        write_frame(tmp_path, f"train/p{i // 2}-{i}.png", shape, [own_box(i, shape)], i % 3)
+    write_yaml(tmp_path)
+    return tmp_path
+
+
+# --- the files of a split --------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_searched_recursively_and_sorted(tmp_path: Path) -> None:
+    for name in ("b.png", "a.JPG", "deep/er/c.bmp", "d.webp"):
+        write_image(tmp_path / "images/train" / name)
+    (tmp_path / "images/train/notes.txt").write_text("no image")
+    config = load_dataset_config(write_yaml(tmp_path))
+    names = [path.relative_to(tmp_path / "images/train").as_posix() for path in list_images(config, "train")]
+    assert names == ["a.JPG", "b.png", "d.webp", "deep/er/c.bmp"] or names == sorted(names)
+    assert len(names) == 4
+
+
+def test_a_list_names_files_from_its_own_folder_or_from_the_root(tmp_path: Path) -> None:
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "train.txt").write_text(f"./images/b.png\nimages/a.png\n\n  {tmp_path}/far/c.png  \r\nimages/a.png\n")
+    config = load_dataset_config(write_yaml(tmp_path, train="lists/train.txt"))
+    expected = [lists / "images/b.png", tmp_path / "images/a.png", tmp_path / "far/c.png"]
+    assert list_images(config, "train") == expected  # in the list's order, each once
+
+
+def test_a_split_may_be_several_folders_and_lists(tmp_path: Path) -> None:
+    for name in ("one/b.png", "one/a.png", "two/c.png"):
+        write_image(tmp_path / name)
+    (tmp_path / "more.txt").write_text("three/d.png\none/a.png\n")
+    config = load_dataset_config(write_yaml(tmp_path, train=["two", "more.txt", "one"]))
+    found = [path.relative_to(tmp_path).as_posix() for path in list_images(config, "train")]
+    assert found == ["two/c.png", "three/d.png", "one/a.png", "one/b.png"]
+
+
+@pytest.mark.parametrize(
+    ("train", "words"),
+    [
+        ("gone", r"train: expected a folder or a \.txt list, got .*gone, which is neither"),
+        ("data.yaml", r"train: expected a folder or a \.txt list, got .*data\.yaml, which is neither"),
+        ("empty", r"train: no image in .*empty"),
+        ("empty.txt", r"train: no image in .*empty\.txt"),
+        ("other.txt", r"other\.txt: expected a text file with an image's path a line"),
+    ],
+)
+def test_a_split_without_files_is_told(tmp_path: Path, train: str, words: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "other.txt").write_bytes("é.png".encode("latin-1"))
+    config = load_dataset_config(write_yaml(tmp_path, train=train))
+    with pytest.raises(InputError, match=words):
+        list_images(config, "train")
+    with pytest.raises(InputError, match=r"data\.yaml: no test split in it; it has train, val"):
+        list_images(config, "test")
+
+
+# --- faults in the files ---------------------------------------------------------------------------------------------
+
+
+def test_a_bad_image_is_left_out_and_told_and_the_rest_stay_together(
+    tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
+    make_dataset(tmp_path)
+    bad, *_ = sorted((tmp_path / "images/train").iterdir())
+    bad.write_bytes(b"no image")
+    label = tmp_path / "labels/train" / "p02-f0002.txt"
+    label.write_text("9 0.5 0.5 0.1 0.1\n" + label.read_text())
+    data = dataset(tmp_path)
+    assert len(data) == len(data.files) == len(data.labels) == len(data.originals) == 5 and bad not in data.files
+    assert [problem.path for problem in data.problems] == [bad, label]
+    assert data.views().tolist() == [1, 2, 0, 1, 2]
+    assert [int(label.boxes[0, 0]) for label in data.labels] == [1, 2, 3, 0, 1]
+    told = [record.getMessage() for record in log.records]
+    assert told[0] == f"{tmp_path}/data.yaml: train: 2 problems in its files:"
+    assert [line.strip() for line in told[1:]] == [str(problem) for problem in data.problems]
+
+
+def test_with_many_problems_some_are_shown_and_all_are_kept(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+    make_dataset(tmp_path)
+    (tmp_path / "labels/train/p01-f0000.txt").write_text("9 9\n" * 25)
+    assert len(dataset(tmp_path).problems) == 25
+    told = [record.getMessage() for record in log.records]
+    assert len(told) == 22 and told[-1].strip() == "... and 5 more, all in the run folder's data_problems.txt"
+
+
+def test_strict_makes_any_problem_an_error(tmp_path: Path) -> None:
+    make_dataset(tmp_path)
+    assert len(dataset(tmp_path, strict=True)) == 6
+    (tmp_path / "labels/train/p01-f0000.txt").write_text("9 0.5 0.5 0.1 0.1\n5 5\n")
+    with pytest.raises(InputError, match=r"--strict-data: .*p01-f0000\.txt:1: expected a class .* \(and 1 more\)$"):
+        dataset(tmp_path, strict=True)
+
+
+def test_a_split_whose_every_image_is_bad_is_told(tmp_path: Path) -> None:
+    make_dataset(tmp_path, train=2)
+    for path in (tmp_path / "images/train").iterdir():
+        path.write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"train: expected images, but none of 2 can be decoded"):
+        dataset(tmp_path)
+
+
+# --- samples ---------------------------------------------------------------------------------------------------------
+
+
+def assert_box_on_white(image: torch.Tensor, box: np.ndarray) -> None:
+    """The one normalised box of a frame is the bounding box of its white pixels, up to a pixel."""
+    height, width = image.shape[1:]
+    rows, columns = np.nonzero(image[0].numpy() > (PADDING + 255) // 2)
+    _, x, y, w, h = box.tolist()
+    corners = np.array([(x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height])
+    assert np.abs(corners - [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]).max() <= 1
+    left, top, right, bottom = corners.round().astype(int)
+    assert image[:, top + 1 : bottom - 1, left + 1 : right - 1].float().mean() > 250
+
+
+@pytest.mark.parametrize("rect", [False, True])
+@pytest.mark.parametrize(("size", "mode"), [(64, "ram"), (96, "disk"), (160, "none")])
+def test_every_box_lands_on_its_pixels(shapes: Path, size: int, mode: str, rect: bool) -> None:
+    data = dataset(shapes, size, cache=mode)
+    if rect:
+        data.arrange_by_shape(3, 32)
+    for i in range(len(data)):
+        image, boxes, view, geometry, index = data[i]
+        number = int(data.files[i].stem.split("-")[1])
+        assert image.dtype == torch.uint8 and boxes.dtype == np.float32
+        assert (boxes[0, 0], view, index, geometry.original) == (number % 4, number % 3, i, SHAPES[number])
+        assert_box_on_white(image, boxes[0])
+        _, left, top, right, bottom = own_box(number, SHAPES[number])
+        back = boxes[0, 1:3] * (image.shape[2], image.shape[1]) - (geometry.left, geometry.top)
+        back /= (geometry.gain_x, geometry.gain_y)
+        np.testing.assert_allclose(back, ((left + right) / 2, (top + bottom) / 2), atol=1e-3)  # in the file's pixels
+
+
+def test_pixels_are_rgb(tmp_path: Path) -> None:
+    write_image(tmp_path / "images/train/a.png", (200, 100, 50))
+    write_yaml(tmp_path)
+    image = dataset(tmp_path, 32)[0][0]
+    assert image.shape == (3, 32, 32) and image[:, 16, 16].tolist() == [200, 100, 50]
+
+
+def test_a_frame_without_label_has_no_box_and_no_view(tmp_path: Path) -> None:
+    write_image(tmp_path / "images/train/a.png")
+    write_yaml(tmp_path)
+    data = dataset(tmp_path)
+    _, boxes, view, _, _ = data[0]
+    assert boxes.shape == (0, 5) and view == -1 and data.views().tolist() == [-1]
+
+
+def test_polygons_and_views_of_a_dataset_without_view_names(tmp_path: Path) -> None:
+    write_frame(tmp_path, "train/a.png", (48, 64), [(1, 8, 8, 24, 24)], view=2)
+    write_yaml(tmp_path, view_names=None, group=None)
+    data = dataset(tmp_path)
+    assert data.views().tolist() == [-1] and data.problems == [] and data.groups is None
+
+
+def test_class_counts_and_a_single_class(tmp_path: Path) -> None:
+    make_dataset(tmp_path, train=6)
+    assert dataset(tmp_path).class_counts().tolist() == [2, 2, 1, 1]
+    one = dataset(tmp_path, single_class=True)
+    assert one.class_counts().tolist() == [6, 0, 0, 0]
+    assert {int(one[i][1][0, 0]) for i in range(6)} == {0}
+
+
+def test_groups_come_from_the_file_names(tmp_path: Path) -> None:
+    make_dataset(tmp_path, train=4)
+    write_image(tmp_path / "images/train/zz.png")
+    assert dataset(tmp_path).groups == ["p01", "p01", "p02", "p02", "zz.png"]
+
+
+# --- rectangular batches ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4])
+@pytest.mark.parametrize("size", [64, 160])
+def test_a_rectangular_batch_has_the_smallest_shape_that_holds_its_frames(shapes: Path, size: int, batch: int) -> None:
+    data = dataset(shapes, size)
+    data.arrange_by_shape(batch, 32)
+    assert data.batch_shapes is not None and len(data.batch_shapes) == len(SHAPES)
+    for start in range(0, len(SHAPES), batch):
+        shared = set(data.batch_shapes[start : start + batch])
+        fitted = [fit(original, size) for original in data.originals[start : start + batch]]
+        assert shared == {padded((max(h for h, _ in fitted), max(w for _, w in fitted)), 32)}
+    aspects = [height / width for height, width in data.originals]
+    assert aspects == sorted(aspects)
+    images = [found.images for found in build_loader(data, batch, 0)]
+    assert [tuple(found.shape[2:]) for found in images] == [data.batch_shapes[i] for i in range(0, len(SHAPES), batch)]
+
+
+def test_arranging_keeps_files_labels_and_frames_together(shapes: Path) -> None:
+    plain, data = dataset(shapes), dataset(shapes)
+    before = {path: i for i, path in enumerate(plain.files)}
+    data.arrange_by_shape(4, 32)
+    assert data.files != plain.files and sorted(data.files) == sorted(plain.files)
+    for i, path in enumerate(data.files):
+        old = before[path]
+        assert data.originals[i] == plain.originals[old] and data.labels[i].view == plain.labels[old].view
+        np.testing.assert_array_equal(data.labels[i].boxes, plain.labels[old].boxes)
+        np.testing.assert_array_equal(data.frame(i).image, plain.frame(old).image)
+    assert data.groups == [path.name.split("-")[0] for path in data.files]
+
+
+# --- the order of an epoch -------------------------------------------------------------------------------------------
+
+
+def order(sampler: EpochSampler, epoch: int) -> list[int]:
+    sampler.epoch = epoch
+    keys = list(sampler)
+    assert {key.epoch for key in keys} == {epoch}
+    return [key.item for key in keys]
+
+
+def test_an_epochs_order_depends_on_seed_and_epoch_alone() -> None:
+    running = EpochSampler(50, seed=3)
+    orders = [order(running, epoch) for epoch in range(4)]
+    assert all(sorted(items) == list(range(50)) for items in orders)
+    assert len({tuple(items) for items in orders}) == 4
+    assert order(EpochSampler(50, seed=3), 2) == orders[2]  # a resumed run goes on as the first would have
+    assert order(EpochSampler(50, seed=4), 2) != orders[2]
+    assert order(EpochSampler(50, seed=3, shuffle=False), 2) == list(range(50))
+    assert len(running) == 50
+
+
+def test_weights_draw_frames_in_their_proportion() -> None:
+    sampler = EpochSampler(20_000, seed=1)
+    weights = np.zeros(20_000)
+    weights[:3] = 1.0, 3.0, 6.0
+    sampler.weights = weights
+    items = order(sampler, 0)
+    np.testing.assert_allclose(np.bincount(items, minlength=3)[:3] / 20_000, [0.1, 0.3, 0.6], atol=0.015)
+    assert len(items) == 20_000 and max(items) == 2
+    assert order(sampler, 0) == items and order(sampler, 1) != items
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------
+
+
+def test_collate_numbers_the_boxes_by_their_frame(tmp_path: Path) -> None:
+    two: list[Box] = [(2, 4, 4, 20, 20), (3, 30, 30, 60, 40)]
+    for name, boxes, view in (("a", two, 1), ("b", [], None), ("c", two[:1], 0)):
+        write_frame(tmp_path, f"train/{name}.png", (48, 64), boxes, view)
+    write_yaml(tmp_path)
+    data = dataset(tmp_path)
+    batch = collate([data[i] for i in (2, 1, 0)])
+    assert batch.boxes[:, :2].tolist() == [[0, 2], [2, 2], [2, 3]] and batch.boxes.dtype == torch.float32
+    np.testing.assert_array_equal(batch.boxes[1:, 1:], data[0][1])
+    assert batch.views.tolist() == [0, -1, 1] and batch.views.dtype == torch.int64
+    assert batch.images.shape == (3, 3, 64, 64) and batch.images.dtype == torch.uint8
+    assert batch.indices == (2, 1, 0) and batch.geometries[0] == data[2][3]
+    assert collate([data[1]]).boxes.shape == (0, 6)
+
+
+def augmenting(hyp: Hyperparameters) -> Augmenter:
+    return Augmenter(
+        dataclasses.replace(hyp, degrees=20.0, translate=0.2, hsv_v=0.3, fliplr=0.5, mosaic=0.5, mixup=0.5)
+    )
+
+
+def assert_equal(one: Batch, other: Batch) -> None:
+    assert torch.equal(one.images, other.images) and torch.equal(one.boxes, other.boxes)
+    assert torch.equal(one.views, other.views) and one.indices == other.indices and one.geometries == other.geometries
+
+
+def epochs(data: EchoDataset, workers: int, count: int = 2) -> Iterator[list[Batch]]:
+    loader = build_loader(data, 4, workers, seed=7, shuffle=True)
+    assert loader.num_workers == workers
+    for epoch in range(count):
+        assert isinstance(loader.sampler, EpochSampler)
+        loader.sampler.epoch = epoch
+        yield list(loader)
+
+
+def test_batches_are_the_same_with_and_without_workers(
+    tmp_path: Path, hyp: Hyperparameters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    make_dataset(tmp_path, train=10)
+    data = dataset(tmp_path, augmenter=augmenting(hyp), seed=7)
+    alone, helped = list(epochs(data, 0)), list(epochs(data, 2))
+    for one, other in zip([*alone[0], *alone[1]], [*helped[0], *helped[1]], strict=True):
+        assert_equal(one, other)
+    assert sorted(i for batch in alone[1] for i in batch.indices) == list(range(10))
+
+
+def test_a_sample_depends_on_seed_epoch_and_index_alone(tmp_path: Path, hyp: Hyperparameters) -> None:
+    make_dataset(tmp_path, train=6)
+    first = dataset(tmp_path, augmenter=augmenting(hyp), seed=7)
+    samples = {(epoch, i): first[Key(epoch, i)][0] for epoch in (0, 1) for i in range(6)}
+    again = dataset(tmp_path, augmenter=augmenting(hyp), seed=7, cache="disk")
+    for (epoch, i), image in reversed(samples.items()):
+        assert torch.equal(again[Key(epoch, i)][0], image)
+    assert len({image.numpy().tobytes() for image in samples.values()}) == 12
+    other = dataset(tmp_path, augmenter=augmenting(hyp), seed=8)
+    assert not torch.equal(other[Key(0, 0)][0], samples[0, 0])
+    assert torch.equal(first[2][0], samples[0, 2])  # a bare number is of epoch 0
+
+
+def test_augmentation_leaves_the_cached_frames_as_they_are(tmp_path: Path, hyp: Hyperparameters) -> None:
+    make_dataset(tmp_path, train=6)
+    data, plain = dataset(tmp_path, augmenter=augmenting(hyp)), dataset(tmp_path)
+    for epoch in range(5):
+        for i in range(6):
+            data[Key(epoch, i)]
+    for i in range(6):
+        np.testing.assert_array_equal(data.frame(i).image, plain.frame(i).image)
+        np.testing.assert_array_equal(data.frame(i).boxes, plain.frame(i).boxes)
+
+
+def test_rectangular_batches_take_no_mosaic(shapes: Path, hyp: Hyperparameters) -> None:
+    data = dataset(shapes, augmenter=Augmenter(dataclasses.replace(hyp, mosaic=1.0, mixup=1.0)))
+    plain = dataset(shapes)
+    assert not torch.equal(data[0][0], plain[0][0])
+    for one in (data, plain):
+        one.arrange_by_shape(4, 32)
+    for i in range(len(data)):
+        assert torch.equal(data[i][0], plain[i][0]) and data[i][2] == plain[i][2]
+
+
+@pytest.mark.parametrize(
+    ("mode", "augments", "workers"), [("ram", False, 0), ("disk", False, 0), ("none", False, 2), ("ram", True, 2)]
+)
+def test_workers_are_only_used_where_they_have_work(
+    tmp_path: Path, hyp: Hyperparameters, monkeypatch: pytest.MonkeyPatch, mode: str, augments: bool, workers: int
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    make_dataset(tmp_path)
+    data = dataset(tmp_path, cache=mode, augmenter=augmenting(hyp) if augments else None)
+    assert data.in_memory == (mode != "none")
+    assert build_loader(data, 2, workers=8).num_workers == workers  # and no more than there are cores
+
+
+def test_a_loader_without_shuffling_keeps_the_order_and_the_last_small_batch(tmp_path: Path) -> None:
+    make_dataset(tmp_path, train=5)
+    batches = list(build_loader(dataset(tmp_path), 2, 0))
+    assert [batch.indices for batch in batches] == [(0, 1), (2, 3), (4,)]
+
+
+# --- generated data --------------------------------------------------------------------------------------------------
+
+
+def test_a_generated_dataset_is_made_once(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+    tiny = {"name": "phantom", "patients": 3, "clips": 1, "frames": 1, "height": 96, "width": 96}
+    config = load_dataset_config(write_yaml(tmp_path, path=str(tmp_path / "made"), generate=tiny))
+    prepare(config)
+    assert [len(list_images(config, split)) for split in ("train", "val")] == [1, 1]
+    prepare(config)
+    assert [record.getMessage() for record in log.records] == [f"Phantom data made in {tmp_path}/made"]
+    data = EchoDataset(config, "train", 96, strict=True)
+    assert data.originals == [(96, 96)]
+
+
+@pytest.mark.parametrize(
+    ("generate", "words"),
+    [
+        ({"name": "ghost"}, "generate: expected the name phantom, got 'ghost'"),
+        ({"name": "phantom", "patience": 3}, "generate: .*unexpected keyword argument 'patience'"),
+        ({"name": "phantom", "patients": 1}, "phantom patients: expected a whole number of at least 3, got 1"),
+    ],
+)
+def test_a_generator_that_cannot_be_is_told(tmp_path: Path, generate: dict[str, Any], words: str) -> None:
+    config = load_dataset_config(write_yaml(tmp_path, path=str(tmp_path / "made"), generate=generate))
+    with pytest.raises(InputError, match=words):
+        prepare(config)
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_dataset_without_a_generator_is_left_alone(tmp_path: Path) -> None:
+    prepare(load_dataset_config(write_yaml(tmp_path)))
+    assert [path.name for path in tmp_path.iterdir()] == ["data.yaml"]

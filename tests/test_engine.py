@@ -1,0 +1,221 @@
+"""utils.engine: one epoch against the same steps written out, and an evaluation whose figures are known."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.balancers import Static
+from models.yolo import Network, Output
+from tests.scripts import phantom_yaml
+from utils.config import ROOT, Hyperparameters, load_dataset_config, load_hyperparameters, load_yaml
+from utils.dataset import EchoDataset, build_loader, prepare
+from utils.devices import Compute
+from utils.engine import MultiScale, Thresholds, evaluate, train_one_epoch, weighted
+from utils.loss import DetectionLosses, JointLoss, TaskLosses
+from utils.optim import RunningMean, build_optimizer
+from utils.schedule import Schedule
+
+CPU = Compute(torch.device("cpu"), None)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> EchoDataset:
+    """A few phantom frames at 64 pixels."""
+    config = load_dataset_config(phantom_yaml(tmp_path_factory.mktemp("phantom")))
+    prepare(config)
+    return EchoDataset(config, "train", 64)
+
+
+def hyperparameters() -> Hyperparameters:
+    return load_hyperparameters(ROOT / "hyp" / "joint_training_rules.yaml")
+
+
+def tiny_network(seed: int = 0) -> Network:
+    torch.manual_seed(seed)
+    description = load_yaml(ROOT / "models" / "yolov5n.yaml")
+    return Network({**description, "width_multiple": 0.125, "view_dropout": 0.0})
+
+
+def schedule(accumulate: int = 1, epochs: int = 2) -> Schedule:
+    return Schedule(0.01, 0.1, epochs, False, 0, 0.1, 0.8, 0.9, accumulate)
+
+
+def parts(network: Network) -> tuple[JointLoss, torch.optim.Optimizer, RunningMean]:
+    optimizer = build_optimizer(network, "SGD", 0.01, 0.9, 0.0)
+    return JointLoss.of(network, hyperparameters(), 64), optimizer, RunningMean(network)
+
+
+def state(network: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+def test_an_epoch_makes_the_steps_that_a_plain_loop_makes(dataset: EchoDataset) -> None:
+    network = tiny_network()
+    plain = copy.deepcopy(network)
+    criterion, optimizer, mean = parts(network)
+    loader = build_loader(dataset, 8, 0)
+    result = train_one_epoch(
+        network, loader, criterion, optimizer, Static((1.0, 0.2)), mean, schedule(), CPU, 0, clip_grad_norm=0
+    )
+    criterion, optimizer, _ = parts(plain)
+    total = []
+    plain.train()
+    for batch in loader:
+        output = plain((batch.images.float() / 255).to(memory_format=torch.channels_last))
+        losses = criterion(output.raw, output.view, batch.boxes, batch.views)
+        assert losses.view is not None
+        for group in optimizer.param_groups:
+            group["momentum"] = 0.9
+        optimizer.zero_grad()
+        (len(batch.images) * (losses.det + 0.2 * losses.view)).backward()
+        optimizer.step()
+        total.append(losses.view.item())
+    for name, tensor in plain.state_dict().items():
+        torch.testing.assert_close(network.state_dict()[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
+    assert result.losses.view == pytest.approx(sum(total) / len(total), rel=1e-5)
+    assert mean.updates == len(loader)
+
+
+def test_accumulated_batches_make_one_step_and_the_rest_is_not_carried_over(dataset: EchoDataset) -> None:
+    network = tiny_network()
+    criterion, optimizer, mean = parts(network)
+    loader = build_loader(dataset, 4, 0)
+    assert len(loader) % 4, "the epoch should end within a group of batches for this test"
+    train_one_epoch(network, loader, criterion, optimizer, Static((1.0, 0.2)), mean, schedule(4), CPU, 0)
+    assert mean.updates == math.ceil(len(loader) / 4)
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_a_gradient_that_is_not_finite_changes_no_weight_and_is_counted(
+    dataset: EchoDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = tiny_network()
+    criterion, optimizer, mean = parts(network)
+    before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    original = JointLoss.__call__
+
+    def poisoned(self: JointLoss, *arguments: Tensor) -> TaskLosses:
+        losses = original(self, *arguments)  # type: ignore[arg-type]
+        return losses._replace(det=losses.det * math.inf)
+
+    monkeypatch.setattr(JointLoss, "__call__", poisoned)
+    loader = build_loader(dataset, 8, 0)
+    result = train_one_epoch(network, loader, criterion, optimizer, Static((1.0, 0.2)), mean, schedule(), CPU, 0)
+    assert result.skipped == len(loader)
+    assert mean.updates == 0
+    for name, parameter in network.named_parameters():
+        assert torch.equal(parameter, before[name]), name
+
+
+def test_the_balancer_sees_unweighted_losses_once_a_step(dataset: EchoDataset) -> None:
+    class Spy(Static):
+        seen: list[Tensor]
+
+        def step(self, losses: Tensor) -> None:
+            self.seen.append(losses.clone())
+
+    network = tiny_network()
+    criterion, optimizer, mean = parts(network)
+    spy = Spy((1.0, 0.2))
+    spy.seen = []
+    loader = build_loader(dataset, 4, 0)
+    result = train_one_epoch(network, loader, criterion, optimizer, spy, mean, schedule(2), CPU, 0)
+    assert len(spy.seen) == math.ceil(len(loader) / 2)
+    if len(loader) % 2 == 0:
+        detection = sum(result.losses[:3])
+        assert torch.stack(spy.seen).mean(0)[0].item() == pytest.approx(detection, rel=1e-4)
+
+
+def test_a_task_without_a_loss_does_not_enter_the_total() -> None:
+    det = torch.tensor(2.0)
+    losses = DetectionLosses(det, det * 0, det * 0)
+    assert weighted(TaskLosses(det, None, losses), torch.tensor([0.5, 3.0])).item() == 1.0
+    assert weighted(TaskLosses(det, torch.tensor(1.0), losses), torch.tensor([0.5, 3.0])).item() == 4.0
+
+
+def test_a_loss_that_is_nan_makes_the_total_nan() -> None:
+    nan = torch.tensor(math.nan)
+    losses = TaskLosses(nan, torch.tensor(1.0), DetectionLosses(nan, nan, nan))
+    assert weighted(losses, torch.tensor([1.0, 1.0])).isnan()
+
+
+def test_multi_scale_sizes_are_whole_strides_and_depend_on_seed_and_iteration_alone() -> None:
+    images = torch.rand(1, 3, 128, 128)
+    sizes = [MultiScale(0, 32)(images, iteration).shape[2] for iteration in range(40)]
+    assert sizes == [MultiScale(0, 32)(images, iteration).shape[2] for iteration in range(40)]
+    assert set(sizes) == {64, 96, 128, 160, 192}
+    assert sizes != [MultiScale(1, 32)(images, iteration).shape[2] for iteration in range(40)]
+
+
+class Oracle(nn.Module):
+    """Answers with the labels of a dataset, in place of a network; ``shift`` pixels off, view wrong by ``wrong``."""
+
+    def __init__(self, dataset: EchoDataset, shift: float = 0.0, wrong: int = 0) -> None:
+        super().__init__()
+        self.batches = iter(build_loader(dataset, 8, 0))
+        self.shift, self.wrong = shift, wrong
+
+    def forward(self, images: Tensor) -> Output:
+        batch = next(self.batches)
+        boxes = torch.zeros(len(images), 20, 9)
+        view = torch.zeros(len(images), 3)
+        for place in range(len(images)):
+            for row, box in enumerate(batch.boxes[batch.boxes[:, 0] == place]):
+                boxes[place, row, :4] = box[2:] * images.shape[2]
+                boxes[place, row, 0] += self.shift
+                boxes[place, row, 4] = 0.9
+                boxes[place, row, 5 + int(box[1])] = 1.0
+            view[place, (int(batch.views[place]) + self.wrong) % 3] = 5.0
+        return Output([], view, boxes)
+
+
+def test_perfect_answers_give_perfect_figures(dataset: EchoDataset) -> None:
+    result = evaluate(Oracle(dataset), build_loader(dataset, 8, 0), 4, 3, CPU, Thresholds())
+    assert result.detection.map50 == pytest.approx(0.995, abs=1e-6)
+    assert result.detection.map == pytest.approx(0.995, abs=1e-6)
+    assert result.view is not None and result.view.accuracy == 1.0
+    assert result.confusion[:, -1].sum() == result.confusion[-1].sum() == 0
+    assert len(result.predictions) == len(dataset)
+
+
+def test_boxes_come_back_in_pixels_of_the_file(dataset: EchoDataset) -> None:
+    result = evaluate(Oracle(dataset), build_loader(dataset, 8, 0), 4, 3, CPU, Thresholds())
+    frame = next(found for found in result.predictions if len(found.boxes))
+    height, width = dataset.originals[frame.index]
+    box = dataset.labels[frame.index].boxes
+    expected = (box[:, 1:3] - box[:, 3:] / 2) * (width, height)
+    torch.testing.assert_close(
+        frame.boxes[:, :2].sort(0)[0], torch.from_numpy(expected).float().sort(0)[0], rtol=0, atol=0.1
+    )
+
+
+def test_wrong_answers_give_figures_at_zero(dataset: EchoDataset) -> None:
+    oracle = Oracle(dataset, shift=40.0, wrong=1)
+    result = evaluate(oracle, build_loader(dataset, 8, 0), 4, 3, CPU, Thresholds())
+    assert result.detection.map50 < 0.05
+    assert result.view is not None and result.view.accuracy == 0.0
+
+
+def test_an_untrained_network_scores_near_zero(dataset: EchoDataset) -> None:
+    network = tiny_network()
+    criterion = JointLoss.of(network, hyperparameters(), 64)
+    result = evaluate(network.eval(), build_loader(dataset, 8, 0), 4, 3, CPU, Thresholds(), criterion)
+    assert result.detection.map50 < 0.05
+    assert result.losses is not None and 0.8 < result.losses.view < 1.6  # ln 3 is 1.0986
+
+
+def test_bf16_figures_are_near_fp32(dataset: EchoDataset) -> None:
+    network = tiny_network().eval()
+    with torch.inference_mode():
+        images = torch.rand(2, 3, 64, 64)
+        plain = network(images)
+        with Compute(torch.device("cpu"), torch.bfloat16).autocast():
+            fast = network(images)
+    assert plain.boxes is not None and fast.boxes is not None
+    assert (plain.boxes[..., :4] - fast.boxes[..., :4]).abs().max() < 2.0  # pixels
+    assert (plain.view - fast.view.float()).abs().max() < 0.1

@@ -1,0 +1,145 @@
+"""train.py's flags, in one process: each changes what it names."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import train
+from tests.scripts import phantom_yaml, tiny_cfg
+from utils.checkpoint import read
+from utils.log import InputError
+from utils.loggers import read_results
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("train")
+    phantom_yaml(folder)
+    tiny_cfg(folder)
+    return folder
+
+
+def fit(place: Path, name: str, **keywords: Any) -> Path:
+    """A one-epoch run of the tiny network, with what ``keywords`` say instead."""
+    defaults = {
+        "data": str(place / "small.yaml"), "cfg": str(place / "tiny-yolov5n.yaml"), "imgsz": 64, "batch_size": 8,
+        "epochs": 1, "project": str(place / "runs"), "name": name, "noplots": True,
+    }  # fmt: skip
+    return train.run(**{**defaults, **keywords})
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    content: dict[str, torch.Tensor] = torch.load(folder / "weights" / "last.pt", weights_only=True)["network"]
+    return content
+
+
+def same(first: Path, second: Path) -> bool:
+    a, b = weights(first), weights(second)
+    return all(torch.equal(tensor, b[name]) for name, tensor in a.items())
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(place: Path) -> None:
+    first, second = fit(place, "seed"), fit(place, "seed")
+    assert same(first, second)
+    assert read_results(first / "results.csv") == read_results(second / "results.csv")
+    assert not same(first, fit(place, "seed", seed=1))
+
+
+def test_a_typed_flag_beats_the_hyp_file_which_beats_the_default(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = fit(place, "typed", label_smoothing=0.2, seed=7)
+    hyp = yaml.safe_load((folder / "hyp.yaml").read_text())
+    assert (hyp["label_smoothing"], hyp["seed"], hyp["patience"]) == (0.2, 7, 0)
+    assert read(folder / "weights" / "best.pt").hyp.seed == 7
+
+
+@pytest.mark.parametrize("resumed_after", [1, 2])
+def test_a_resumed_run_ends_as_an_uninterrupted_one(place: Path, resumed_after: int) -> None:
+    whole = fit(place, "whole", epochs=3, save_period=1)
+    cut = fit(place, "cut", epochs=3, save_period=1)
+    last = cut / "weights" / "last.pt"
+    last.write_bytes((cut / "weights" / f"epoch{resumed_after}.pt").read_bytes())
+    assert train.run(resume=str(last)) == cut
+    assert same(whole, cut)
+    assert read_results(cut / "results.csv") == read_results(whole / "results.csv")
+
+
+def test_a_finished_run_cannot_be_resumed(place: Path) -> None:
+    folder = fit(place, "finished")
+    with pytest.raises(InputError, match="finished"):
+        train.run(resume=str(folder / "weights" / "last.pt"))
+    with pytest.raises(InputError, match="stripped"):
+        train.run(resume=str(folder / "weights" / "best.pt"))
+
+
+def test_frozen_layers_keep_their_weights(place: Path) -> None:
+    start = fit(place, "frozen")
+    after = fit(place, "frozen", weights=str(start / "weights" / "best.pt"), freeze=[3])
+    before = torch.load(start / "weights" / "best.pt", weights_only=True)["ema"]
+    for name, tensor in weights(after).items():
+        if name.endswith(("weight", "bias")) and int(name.split(".")[1]) < 3:
+            assert torch.equal(tensor, before[name]), name
+        elif name.endswith("conv.weight"):
+            assert not torch.equal(tensor, before[name]), name
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {"rect": True}, {"multi_scale": True}, {"image_weights": True, "epochs": 2}, {"optimizer": "AdamW"},
+        {"cache": "none"}, {"cache": "disk"}, {"cos_lr": True}, {"amp": False}, {"noval": True, "epochs": 2},
+        {"hyp": "echo_safe_augment.yaml", "workers": 2}, {"single_cls": True}, {"hyp": "detection_only.yaml"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_each_flag_trains(place: Path, keywords: dict[str, Any]) -> None:
+    folder = fit(place, "flags", **keywords)
+    rows = read_results(folder / "results.csv")
+    assert len(rows) == keywords.get("epochs", 1)
+    assert rows[-1]["train/box_loss"] > 0
+    if "noval" in keywords:
+        assert rows[0]["metrics/mAP_0.5"] != rows[0]["metrics/mAP_0.5"]  # NaN: not validated
+    found = read(folder / "weights" / "best.pt")
+    assert found.rect == keywords.get("rect", False)
+    assert found.names == (("object",) if "single_cls" in keywords else ("AR", "MR", "PR", "TR"))
+
+
+def test_nosave_keeps_the_last_epoch_only(place: Path) -> None:
+    folder = fit(place, "nosave", epochs=2, nosave=True, save_period=1)
+    assert sorted(path.name for path in (folder / "weights").iterdir()) == ["best.pt", "epoch2.pt", "last.pt"]
+
+
+def test_patience_stops_a_training_that_does_not_improve(place: Path) -> None:
+    hyp = yaml.safe_load((Path(train.ROOT) / "hyp" / "joint_training_rules.yaml").read_text())
+    (place / "still.yaml").write_text(yaml.safe_dump({**hyp, "lr0": 0.0, "warmup_epochs": 0.0}))
+    folder = fit(place, "patience", epochs=9, patience=2, hyp=str(place / "still.yaml"))
+    assert len(read_results(folder / "results.csv")) == 3
+
+
+def test_anchors_that_fit_badly_are_replaced_unless_forbidden(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    description = yaml.safe_load((place / "tiny-yolov5n.yaml").read_text())
+    (place / "huge.yaml").write_text(yaml.safe_dump({**description, "anchors": [[400, 300] * 3] * 3}))
+    kept = weights(fit(place, "anchors", cfg=str(place / "huge.yaml"), noautoanchor=True))
+    found = weights(fit(place, "anchors", cfg=str(place / "huge.yaml")))
+    assert kept["model.24.anchors"].max() == 50
+    assert found["model.24.anchors"][2].max() < 5
+
+
+def test_patients_in_both_parts_are_told(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    leaky = place / "leaky.yaml"
+    leaky.write_text((place / "small.yaml").read_text().replace("val: images/val", "val: images/train"))
+    logging.getLogger("echo").propagate = True
+    fit(place, "leaky", data=str(leaky))
+    assert "are in train, too (100% of its frames)" in caplog.text
+
+
+def test_the_best_checkpoint_is_of_the_best_epoch(place: Path) -> None:
+    folder = fit(place, "best", epochs=3)
+    rows = read_results(folder / "results.csv")
+    fitness = [0.1 * row["metrics/mAP_0.5"] + 0.9 * row["metrics/mAP_0.5:0.95"] for row in rows]
+    assert read(folder / "weights" / "best.pt").content["epoch"] == max(range(3), key=lambda i: fitness[i])
