@@ -68,7 +68,9 @@ def main(options: argparse.Namespace) -> dict[str, Any]:
     compute = select_compute(options.device, True if options.half else options.amp)
     if options.task == "study":
         return study(found, config, compute, options)
-    content, result, dataset = validate(found, config, split, options.imgsz or found.image_size, compute, options)
+    content, result, dataset = validate(
+        found, config, split, found.image_size if options.imgsz is None else options.imgsz, compute, options
+    )
     folder = run_folder(options)
     write_results(folder, content, result, dataset, found, options)
     print(f"\n{found.path} on {config.file} {split}, {content['settings']['imgsz']} pixels ({compute})\n")

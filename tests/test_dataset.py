@@ -18,7 +18,7 @@ from utils.augment import Augmenter
 from utils.config import Hyperparameters, load_dataset_config
 from utils.dataset import Batch, EchoDataset, EpochSampler, Key, build_loader, collate, list_images, prepare
 from utils.log import LOGGER, InputError
-from utils.preprocess import PADDING, fit, padded
+from utils.preprocess import fit, padded
 
 SHAPES = [(48, 64), (64, 48), (60, 60), (30, 97), (97, 30), (50, 64), (64, 64), (20, 64), (64, 20)]
 
@@ -63,8 +63,7 @@ def test_a_folder_is_searched_recursively_and_sorted(tmp_path: Path) -> None:
     (tmp_path / "images/train/notes.txt").write_text("no image")
     config = load_dataset_config(write_yaml(tmp_path))
     names = [path.relative_to(tmp_path / "images/train").as_posix() for path in list_images(config, "train")]
-    assert names == ["a.JPG", "b.png", "d.webp", "deep/er/c.bmp"] or names == sorted(names)
-    assert len(names) == 4
+    assert names == ["a.JPG", "b.png", "d.webp", "deep/er/c.bmp"]
 
 
 def test_a_list_names_files_from_its_own_folder_or_from_the_root(tmp_path: Path) -> None:
@@ -157,7 +156,7 @@ def test_a_split_whose_every_image_is_bad_is_told(tmp_path: Path) -> None:
 def assert_box_on_white(image: torch.Tensor, box: np.ndarray) -> None:
     """The one normalised box of a frame is the bounding box of its white pixels, up to a pixel."""
     height, width = image.shape[1:]
-    rows, columns = np.nonzero(image[0].numpy() > (PADDING + 255) // 2)
+    rows, columns = np.nonzero(image[0].numpy() > 127)
     _, x, y, w, h = box.tolist()
     corners = np.array([(x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height])
     assert np.abs(corners - [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]).max() <= 1

@@ -96,7 +96,7 @@ def load(
         compute=compute,
         names=found.names,
         view_names=found.view_names,
-        image_size=whole_strides(image_size or found.image_size, network.max_stride),
+        image_size=whole_strides(found.image_size if image_size is None else image_size, network.max_stride),
         rect=found.rect,
         conf_thres=conf_thres,
         iou_thres=iou_thres,

@@ -1,0 +1,100 @@
+"""utils.checkpoint: what goes in comes out, whole or not at all, and nothing in a file is executed."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models.yolo import Network
+from utils import checkpoint
+from utils.config import ROOT, load_hyperparameters, load_yaml
+from utils.log import InputError
+
+
+def network(seed: int = 0, **changes: Any) -> Network:
+    torch.manual_seed(seed)
+    return Network({**load_yaml(ROOT / "models" / "yolov5n.yaml"), "width_multiple": 0.125, **changes})
+
+
+def content(trained: Network) -> dict[str, Any]:
+    hyp = asdict(load_hyperparameters(ROOT / "hyp" / "joint_training_rules.yaml"))
+    return {
+        "description": trained.description, "names": ["AR", "MR", "PR", "TR"], "view_names": ["a", "b", "c"],
+        "image_size": 64, "rect": False, "hyp": {k: list(v) if isinstance(v, tuple) else v for k, v in hyp.items()},
+        "epoch": 0, "ema": trained.state_dict(), "network": {}, "optimizer": {}, "balancer": {},
+        "random": torch.get_rng_state(), "options": {},
+    }  # fmt: skip
+
+
+def test_a_network_comes_back_bit_for_bit_with_its_anchors(tmp_path: Path) -> None:
+    trained = network()
+    trained.detect.set_anchors(torch.rand(3, 3, 2).sort(0)[0] * 50 + 5)
+    checkpoint.save(tmp_path / "a.pt", content(trained))
+    found = checkpoint.read(tmp_path / "a.pt")
+    rebuilt = found.build()
+    for name, tensor in trained.state_dict().items():
+        assert torch.equal(rebuilt.state_dict()[name], tensor), name
+    assert (found.names[0], found.view_names, found.image_size, found.rect) == ("AR", ("a", "b", "c"), 64, False)
+    assert found.hyp == load_hyperparameters(ROOT / "hyp" / "joint_training_rules.yaml")
+
+
+def test_stripping_keeps_the_averaged_weights_and_drops_what_training_needs(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "a.pt", content(network()))
+    checkpoint.strip(tmp_path / "a.pt")
+    left = set(checkpoint.read(tmp_path / "a.pt").content)
+    assert "ema" in left and not left & set(checkpoint.ONLY_FOR_TRAINING)
+
+
+def test_a_write_that_fails_leaves_the_earlier_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    checkpoint.save(path, content(network()))
+    before = path.read_bytes()
+
+    class Unwritable:
+        def __reduce__(self) -> tuple[Any, ...]:
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.save(path, {**content(network()), "options": Unwritable()})
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_would_run_a_program_is_refused_and_does_not(tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+
+    class Hostile:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (canary,))
+
+    torch.save({**content(network()), "format": 1, "options": Hostile()}, tmp_path / "a.pt")
+    with pytest.raises(InputError, match=r"a\.pt"):
+        checkpoint.read(tmp_path / "a.pt")
+    assert not canary.exists()
+    pickle.loads(pickle.dumps(Hostile()))  # noqa: S301  (the proof that the file was able to)
+    assert canary.exists()
+
+
+def test_starting_from_other_weights_says_how_many_matched(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(1)
+    stock = Network({**load_yaml(ROOT / "models/hub/yolov5n.yaml"), "width_multiple": 0.125}, nc=4)
+    joint = network()
+    with caplog.at_level("INFO", logger="echo"):
+        import logging
+
+        logging.getLogger("echo").propagate = True
+        checkpoint.start_from(joint, stock.state_dict(), tmp_path / "stock.pt")
+    total = len(joint.state_dict())
+    assert f"{len(stock.state_dict())} of {total} tensors matched" in caplog.text
+    assert "model.2.cbam.channel_attention.f1.weight: not there" in caplog.text
+    assert torch.equal(joint.state_dict()["model.9.cv2.conv.weight"], stock.state_dict()["model.9.cv2.conv.weight"])
+
+
+def test_weights_that_fit_nowhere_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="none of its 1 tensors"):
+        checkpoint.start_from(network(), {"a": torch.zeros(1)}, tmp_path / "x.pt")

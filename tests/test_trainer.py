@@ -1,0 +1,81 @@
+"""utils.trainer: sampling weights, rows of the log, and a loss that is no number; test_train.py runs the whole loop."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models.balancers import Static
+from models.yolo import fused
+from tests.scripts import phantom_yaml
+from tests.test_engine import CPU, hyperparameters, parts, schedule, tiny_network
+from utils.config import load_dataset_config
+from utils.dataset import EchoDataset, build_loader, prepare
+from utils.engine import Evaluation, Speed
+from utils.log import InputError
+from utils.metrics import detection_figures
+from utils.trainer import Learner, Plan, fit, frame_weights, inference_copy, restore
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> EchoDataset:
+    config = load_dataset_config(phantom_yaml(tmp_path_factory.mktemp("phantom")))
+    prepare(config)
+    return EchoDataset(config, "train", 64)
+
+
+def learner() -> Learner:
+    network = tiny_network()
+    criterion, optimizer, mean = parts(network)
+    return Learner(network, mean, optimizer, Static((1.0, 0.1)), criterion, schedule())
+
+
+def plan(folder: Path) -> Plan:
+    names, views = ("AR", "MR", "PR", "TR"), ("PLAX", "PSAX", "A4C")
+    return Plan(folder, names, views, 64, False, hyperparameters())
+
+
+def test_a_loss_that_is_not_finite_stops_with_one_line_and_keeps_the_checkpoint(
+    dataset: EchoDataset, tmp_path: Path
+) -> None:
+    good, loader = learner(), build_loader(dataset, 8, 0)
+    good.schedule = replace(good.schedule, epochs=1)
+    fit(good, loader, loader, plan(tmp_path), CPU)
+    before = (tmp_path / "weights" / "last.pt").read_bytes()
+    bad = learner()
+    with torch.no_grad():
+        bad.network.model[0].conv.weight.fill_(torch.nan)  # type: ignore[union-attr]
+    with pytest.raises(InputError, match=r"epoch 1: the loss is not finite.*last\.pt"):
+        fit(bad, loader, loader, plan(tmp_path), CPU)
+    assert (tmp_path / "weights" / "last.pt").read_bytes() == before
+
+
+def test_the_inference_copy_gives_the_networks_own_answers() -> None:
+    network = tiny_network().eval()
+    images = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        plain, copy = network(images), inference_copy(network, CPU)(images)
+    torch.testing.assert_close(copy.boxes, plain.boxes, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(copy.view, plain.view, rtol=1e-4, atol=1e-5)
+    assert fused(network) is not network
+
+
+def test_frames_of_a_rare_class_that_is_found_badly_are_drawn_more(dataset: EchoDataset) -> None:
+    found = np.ones((1, 10), bool)
+    figures = detection_figures(found, np.array([0.9]), np.array([0.0]), np.array([0.0, 1.0]))  # AP of 0: 1, of 1: 0
+    result = Evaluation(figures, None, None, np.zeros((5, 5), np.int64), [], Speed(0, 0, 0))
+    weights = frame_weights(dataset, result, 4)
+    assert weights.shape == (len(dataset),) and (weights > 0).all()
+    only = [{int(c) for c in label.boxes[:, 0]} for label in dataset.labels]
+    first = [weight for weight, classes in zip(weights, only, strict=True) if classes == {0}]
+    second = [weight for weight, classes in zip(weights, only, strict=True) if classes == {1}]
+    assert first and second and max(first) < min(second)
+
+
+def test_a_stripped_checkpoint_cannot_restore(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="optimizer"):
+        restore(learner(), {"network": {}, "balancer": {}, "random": torch.zeros(1)}, tmp_path / "best.pt")
