@@ -209,7 +209,10 @@ class Network(nn.Module):
         layers, self.sources = _build(checked)
         self.model = nn.ModuleList(layers)
         self.nc = checked.nc
-        self._kept = {source for sources in self.sources for source in sources}
+        last_reader = {source: index for index, sources in enumerate(self.sources) for source in sources}
+        self._freed_after = [
+            [source for source, reader in last_reader.items() if reader == index] for index in range(len(layers))
+        ]
 
     @property
     def detect(self) -> Detect:
@@ -243,9 +246,9 @@ class Network(nn.Module):
             elif isinstance(layer, ViewHead):
                 view = layer(inputs[0])
             else:
-                output = layer(inputs if isinstance(layer, Concat) else inputs[0])
-                if index in self._kept:
-                    kept[index] = output
+                kept[index] = layer(inputs if isinstance(layer, Concat) else inputs[0])
+            for source in self._freed_after[index]:
+                del kept[source]
         return Output(raw, view, None if self.training else self.detect.decode(raw))
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from phantoms import Box, make_dataset, write_frame, write_image, write_yaml
 
+from tests.phantoms import Box, make_dataset, write_frame, write_image, write_yaml
 from utils import frames
 from utils.augment import Augmenter
 from utils.config import Hyperparameters, load_dataset_config
@@ -69,7 +69,9 @@ def test_a_folder_is_searched_recursively_and_sorted(tmp_path: Path) -> None:
 def test_a_list_names_files_from_its_own_folder_or_from_the_root(tmp_path: Path) -> None:
     lists = tmp_path / "lists"
     lists.mkdir()
-    (lists / "train.txt").write_text(f"./images/b.png\nimages/a.png\n\n  {tmp_path}/far/c.png  \r\nimages/a.png\n")
+    (lists / "train.txt").write_text(
+        f"\ufeff./images/b.png\nimages/a.png\n\n  {tmp_path}/far/c.png  \r\nimages/a.png\n"
+    )
     config = load_dataset_config(write_yaml(tmp_path, train="lists/train.txt"))
     expected = [lists / "images/b.png", tmp_path / "images/a.png", tmp_path / "far/c.png"]
     assert list_images(config, "train") == expected  # in the list's order, each once

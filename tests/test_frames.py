@@ -1,4 +1,4 @@
-"""utils/frames.py: the three ways to keep frames give the same pixels, and the one on disk is whole, fresh and plain."""
+"""utils/frames.py: three ways to keep frames give the same pixels; the one on disk is whole, fresh and plain."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import numpy as np
 import psutil
 import pytest
-from phantoms import encode
 
+from tests.phantoms import encode
 from utils import frames
 from utils.frames import CACHE_MODES, FrameStore
 from utils.images import read_image

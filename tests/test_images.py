@@ -9,8 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from phantoms import RED, encode, picture, write_image
 
+from tests.phantoms import RED, encode, picture, write_image
 from utils.images import error_text, read_bytes, read_image
 from utils.log import InputError
 

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from phantoms import GREEN, encode, picture, write_image
 
+from tests.phantoms import GREEN, encode, picture, write_image
 from utils.log import InputError
 from utils.sources import Frame, open_source, prefetch
 

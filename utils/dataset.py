@@ -273,7 +273,7 @@ def list_images(config: DatasetConfig, split: str) -> list[Path]:
 def _listed(path: Path, root: Path) -> list[Path]:
     """The files that a list names: ``./`` is the list's own folder, other relative lines belong to the root."""
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: expected a text file with an image's path a line: {error}") from error
     return [path.parent / line if line.startswith("./") else root / line for line in lines if line]

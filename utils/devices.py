@@ -61,7 +61,7 @@ def _device(name: str) -> torch.device:
             raise InputError("--device mps: not available on this machine")
         return torch.device("mps")
     number = name.removeprefix("cuda").removeprefix(":") or "0"
-    if not number.isdigit():
+    if not number.isdecimal():
         raise InputError(f"--device {name}: expected cpu, mps, or a GPU's number")
     if int(number) >= torch.cuda.device_count():
         raise InputError(f"--device {name}: expected a GPU below {torch.cuda.device_count()}, the number found here")

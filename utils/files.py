@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable
@@ -37,16 +38,16 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a json file whole; NaN, which json does not know, becomes null."""
-    write_text(path, json.dumps(_without_nan(content), indent=1, ensure_ascii=False) + "\n")
+    """Write a json file whole; NaN and infinity, which json does not know, become null."""
+    write_text(path, json.dumps(_finite(content), indent=1, ensure_ascii=False) + "\n")
 
 
-def _without_nan(value: Any) -> Any:
+def _finite(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and value != value else value
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def new_run_folder(project: Path, name: str, exist_ok: bool = False) -> Path:
@@ -54,7 +55,7 @@ def new_run_folder(project: Path, name: str, exist_ok: bool = False) -> Path:
 
     Two runs that start at once get two folders. With ``exist_ok`` the folder is taken as it is.
     """
-    if Path(name).name != name:
+    if Path(name).name != name or name in ("", ".."):
         raise InputError(f"--name {name!r}: expected a folder's name without a path; --project takes the path")
     project.mkdir(parents=True, exist_ok=True)
     if exist_ok:

@@ -89,7 +89,7 @@ class DetectionLoss:
                 target[found.frame, found.anchor, found.row, found.column] = iou.detach().clamp(0)
                 if self.detect.nc > 1:
                     wanted = torch.full_like(rows[:, 5:], self.off)
-                    wanted[torch.arange(len(rows)), found.classes] = self.on
+                    wanted[torch.arange(len(rows), device=rows.device), found.classes] = self.on
                     cls = cls + binary_focal(rows[:, 5:], wanted, hyp.cls_pw, hyp.fl_gamma)
             obj = obj + binary_focal(predicted[..., 4], target, hyp.obj_pw, hyp.fl_gamma) * balance
         return DetectionLosses(box * hyp.box, obj * hyp.obj, cls * hyp.cls)

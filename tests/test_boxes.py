@@ -1,0 +1,169 @@
+"""Box geometry: forms, overlaps, suppression and scaling back, against YOLOv5's figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from utils.boxes import non_max_suppression, pair_iou, scale_boxes, xywh_to_xyxy, xyxy_to_xywh
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "detect": {"max_det": 1000},
+    "val": {"conf_thres": 0.001, "iou_thres": 0.6, "multi_label": True, "max_det": 300},
+    "agnostic": {"agnostic": True, "max_det": 1000},
+    "classes": {"classes": [0, 2], "max_det": 1000},
+}
+
+
+def predictions(*rows: list[float]) -> Tensor:
+    """One image's; a row: centre x, centre y, width, height, objectness, class probabilities."""
+    return torch.tensor(rows, dtype=torch.float32)[None]
+
+
+def test_forms_by_hand() -> None:
+    centre, corner = torch.tensor([[10.0, 20, 6, 8]]), torch.tensor([[7.0, 16, 13, 24]])
+    assert torch.equal(xywh_to_xyxy(centre), corner) and torch.equal(xyxy_to_xywh(corner), centre)
+
+
+def test_forms_are_each_others_inverse() -> None:
+    boxes = torch.rand(3, 50, 4, generator=torch.Generator().manual_seed(0)) * 100
+    torch.testing.assert_close(xyxy_to_xywh(xywh_to_xyxy(boxes)), boxes, rtol=1e-5, atol=1e-4)
+    assert xywh_to_xyxy(torch.zeros(0, 4)).shape == xyxy_to_xywh(torch.zeros(0, 4)).shape == (0, 4)
+
+
+# overlaps
+
+
+@pytest.mark.parametrize("kind", ["iou", "giou", "diou", "ciou"])
+def test_overlaps_are_yolov5s(golden: Path, kind: str) -> None:
+    with np.load(golden / "boxes.npz") as arrays:
+        first, second, expected = (torch.from_numpy(arrays[name]) for name in ("a_xywh", "b_xywh", kind))
+    torch.testing.assert_close(pair_iou(first, second, kind), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "beside", "apart"),
+    [("iou", 1 / 3, 0.0), ("giou", 1 / 3, -0.2), ("diou", 1 / 3 - 1 / 13, -9 / 29), ("ciou", 1 / 3 - 1 / 13, -9 / 29)],
+)
+def test_overlaps_by_hand(kind: str, beside: float, apart: float) -> None:
+    """2 x 2 boxes, one 1 to the right of the other, then 3: enclosed by 3 x 2 and 5 x 2."""
+    first = torch.tensor([[2.0, 2, 2, 2]]).expand(3, 4)
+    second = torch.tensor([[2.0, 2, 2, 2], [3, 2, 2, 2], [5, 2, 2, 2]])
+    assert pair_iou(first, second, kind).tolist() == pytest.approx([1, beside, apart], abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["iou", "giou", "diou", "ciou"])
+def test_overlaps_have_finite_gradients(kind: str) -> None:
+    first = torch.tensor([[5.0, 5, 2, 2], [5, 5, 2, 2], [50, 5, 1, 1], [5, 5, 1e-4, 3]], requires_grad=True)
+    second = torch.tensor([[5.0, 5, 2, 2], [6, 5, 2, 3], [5, 5, 2, 2], [5, 5, 2, 2]])
+    overlap = pair_iou(first, second, kind)
+    overlap.sum().backward()
+    assert overlap.isfinite().all() and first.grad is not None and first.grad.isfinite().all()
+    assert first.grad[1].abs().sum() > 0  # kind by kind, an overlapping pair can be moved
+    assert kind == "iou" or first.grad[2, 0] < 0  # and all but the plain one draw distant boxes together
+
+
+# suppression
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_suppression_is_yolov5s(golden: Path, name: str) -> None:
+    with np.load(golden / "nms.npz") as arrays:
+        given = torch.from_numpy(arrays["pred"])
+        expected = [torch.from_numpy(arrays[f"{name}_{i}"]) for i in range(2)]
+    before = given.clone()
+    found = non_max_suppression(given, **SETTINGS[name])
+    assert len(found) == 2
+    for got, want in zip(found, expected, strict=True):
+        assert torch.equal(got, want)
+    assert torch.equal(given, before)
+
+
+def test_the_more_confident_of_two_overlapping_boxes_stays() -> None:
+    rows = ([50, 50, 20, 20, 0.8, 1, 0], [51, 50, 20, 20, 0.9, 1, 0], [90, 50, 20, 20, 0.5, 1, 0])
+    (found,) = non_max_suppression(predictions(*rows))
+    assert found.tolist() == [pytest.approx([41, 40, 61, 60, 0.9, 0]), pytest.approx([80, 40, 100, 60, 0.5, 0])]
+
+
+def test_boxes_of_different_classes_suppress_each_other_only_if_agnostic() -> None:
+    rows = ([50, 50, 20, 20, 0.8, 1, 0], [51, 50, 20, 20, 0.9, 0, 1])
+    assert non_max_suppression(predictions(*rows))[0][:, 5].tolist() == [1, 0]
+    assert non_max_suppression(predictions(*rows), agnostic=True)[0][:, 5].tolist() == [1]
+
+
+def test_confidence_is_objectness_times_class_probability() -> None:
+    rows = ([50, 50, 20, 20, 0.5, 0.5, 0.1], [90, 50, 20, 20, 0.3, 0.1, 0.9], [20, 50, 20, 20, 0.6, 0.2, 0.5])
+    (found,) = non_max_suppression(predictions(*rows), conf_thres=0.25)
+    assert found[:, 4:].tolist() == [pytest.approx([0.3, 1]), pytest.approx([0.27, 1])]  # 0.25 itself is not above
+
+
+def test_a_box_counts_for_each_class_only_if_multi_label() -> None:
+    given = predictions([50, 50, 20, 20, 1, 0.9, 0.2, 0.6])
+    (found,) = non_max_suppression(given, multi_label=True)
+    assert found[:, 4:].tolist() == [pytest.approx([0.9, 0]), pytest.approx([0.6, 2])]
+    assert non_max_suppression(given)[0][:, 5].tolist() == [0]
+
+
+@pytest.mark.parametrize("classes", [[0], [1], [], [7]])
+def test_only_the_classes_asked_for_are_kept(classes: list[int]) -> None:
+    given = predictions([50, 50, 20, 20, 1, 0.9, 0.2], [50, 90, 20, 20, 1, 0.2, 0.9])
+    assert non_max_suppression(given, classes=classes)[0][:, 5].tolist() == [c for c in classes if c < 2]
+
+
+def test_at_most_max_det_detections_are_kept_the_most_confident() -> None:
+    given = predictions(*([30 * i, 50, 20, 20, 1, 0.3 + i / 50, 0] for i in range(20)))
+    (found,) = non_max_suppression(given, max_det=3)
+    assert found[:, 4].tolist() == pytest.approx([0.68, 0.66, 0.64])
+
+
+@pytest.mark.parametrize("options", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("rows", [0, 5])
+def test_images_without_a_detection_give_empty_tensors(options: dict[str, Any], rows: int) -> None:
+    found = non_max_suppression(torch.zeros(2, rows, 9), **options)
+    assert [tuple(each.shape) for each in found] == [(0, 6), (0, 6)]
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_rows_whose_confidence_is_not_a_number_are_dropped(multi_label: bool) -> None:
+    nan = float("nan")
+    rows = ([50, 50, 9, 9, nan, 0.9, 0.1], [80, 80, 9, 9, 0.9, nan, nan], [20, 20, 10, 10, 0.8, 1, 0])
+    (found,) = non_max_suppression(predictions(*rows), multi_label=multi_label)
+    assert found.tolist() == [pytest.approx([15, 15, 25, 25, 0.8, 0])]
+
+
+def test_half_precision_predictions_give_full_precision_detections() -> None:
+    (found,) = non_max_suppression(predictions([1000, 50, 21, 21, 1, 1, 0], [50, 50, 9, 9, 1, 0, 0.5]).half())
+    assert found.dtype == torch.float32
+    assert found.tolist() == [[989.5, 39.5, 1010.5, 60.5, 1, 0], [45.5, 45.5, 54.5, 54.5, 0.5, 1]]
+
+
+# back to the frame
+
+
+def test_boxes_scaled_back_are_yolov5s(golden: Path) -> None:
+    for case in json.loads((golden / "geometry.json").read_text())["scale_boxes"]:
+        (height, width), (to_height, to_width) = case["from_hw"], case["to_hw"]
+        gain = min(height / to_height, width / to_width)
+        pad = (width - to_width * gain) / 2, (height - to_height * gain) / 2
+        boxes = torch.tensor(case["xyxy"])
+        got = scale_boxes(boxes, (gain, gain), pad, (to_height, to_width))
+        torch.testing.assert_close(got, torch.tensor(case["out"]), rtol=1e-5, atol=1e-4)
+
+
+def test_scaling_back_undoes_letterboxing_keeps_columns_and_clips() -> None:
+    frame = torch.tensor([[30.0, 20, 200, 100, 0.9, 3]])
+    gain, pad = (0.5, 0.4), (10.0, 7.0)
+    letterboxed = frame.clone()
+    letterboxed[:, :4] = frame[:, :4] * torch.tensor(gain * 2) + torch.tensor(pad * 2)
+    before = letterboxed.clone()
+    torch.testing.assert_close(scale_boxes(letterboxed, gain, pad, (120, 300)), frame)
+    assert torch.equal(letterboxed, before)
+    assert scale_boxes(letterboxed, gain, pad, (60, 150))[0, :4].tolist() == pytest.approx([30, 20, 150, 60])
+    assert scale_boxes(torch.tensor([[-5.0, 0, 9, 90]]), gain, pad, (60, 150))[0].tolist() == [0, 0, 0, 60]
+    assert scale_boxes(torch.zeros(0, 6), gain, pad, (60, 150)).shape == (0, 6)

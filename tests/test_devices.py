@@ -1,0 +1,135 @@
+"""utils/devices.py: which device and number type a word means, on any machine, and seeds that repeat."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from utils import devices
+from utils.devices import Compute, seed_everything, select_compute
+from utils.log import InputError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine with two GPUs that compute bf16."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+
+@pytest.mark.parametrize("word", ["cpu", " CPU "])
+def test_cpu_is_the_cpu_whatever_there_is(gpus: None, word: str) -> None:
+    assert select_compute(word, amp=False) == Compute(CPU, None)
+
+
+def test_no_word_is_the_first_gpu_or_else_the_cpu(gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert select_compute().device == torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert select_compute().device == CPU
+
+
+@pytest.mark.parametrize(("word", "number"), [("0", 0), ("1", 1), ("cuda:1", 1), ("cuda", 0), ("CUDA:0", 0)])
+def test_a_gpu_by_its_number(gpus: None, word: str, number: int) -> None:
+    assert select_compute(word).device == torch.device("cuda", number)
+
+
+@pytest.mark.parametrize(
+    ("word", "words"),
+    [
+        ("0,1", "--device 0,1: expected one device; several are not supported in one process"),
+        ("2", "--device 2: expected a GPU below 2, the number found here"),
+        ("cuda:7", "--device cuda:7: expected a GPU below 2"),
+        ("tpu", "--device tpu: expected cpu, mps, or a GPU's number"),
+        ("-1", "--device -1: expected cpu, mps, or a GPU's number"),
+        ("cuda:x", "--device cuda:x: expected cpu, mps, or a GPU's number"),
+        ("²", "--device ²: expected cpu, mps, or a GPU's number"),
+        ("gpu0", "--device gpu0: expected cpu, mps, or a GPU's number"),
+    ],
+)
+def test_a_device_that_is_not_there_is_told(gpus: None, word: str, words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        select_compute(word)
+    assert str(caught.value).startswith(words)
+
+
+@pytest.mark.parametrize("word", ["0", "cuda", "mps"])
+def test_without_a_gpu_every_gpu_is_told_to_be_missing(no_gpu: None, word: str) -> None:
+    with pytest.raises(InputError, match=rf"--device {word}: (expected a GPU below 0|not available)"):
+        select_compute(word)
+
+
+@pytest.mark.parametrize(
+    ("amp", "has_bf16", "kind"),
+    [
+        (False, True, None),
+        (None, True, torch.bfloat16),
+        (None, False, None),
+        (True, False, torch.bfloat16),  # asked for: slow, but possible
+        (False, False, None),
+    ],
+)
+def test_the_number_type_on_a_cpu(
+    monkeypatch: pytest.MonkeyPatch, amp: bool | None, has_bf16: bool, kind: torch.dtype | None
+) -> None:
+    monkeypatch.setattr(devices, "cpu_has_bf16", lambda: has_bf16)
+    assert select_compute("cpu", amp).amp == kind
+
+
+def test_the_number_type_on_a_gpu(gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert select_compute("0", amp=None).amp == torch.bfloat16
+    assert select_compute("0", amp=False).amp is None
+    # an older card: no bf16 but by emulation, which does not count
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert select_compute("0", amp=None).amp is None
+
+
+def test_autocast_computes_in_the_type_and_leaves_no_trace() -> None:
+    ones = torch.ones(4, 4)
+    with Compute(CPU, torch.bfloat16).autocast():
+        assert (ones @ ones).dtype == torch.bfloat16
+    with Compute(CPU, None).autocast():
+        assert (ones @ ones).dtype == torch.float32
+    assert (ones @ ones).dtype == torch.float32
+
+
+def test_a_compute_names_its_device_and_type() -> None:
+    threads = torch.get_num_threads()
+    assert str(Compute(CPU, None)) == f"CPU, float32, {threads} threads"
+    assert str(Compute(CPU, torch.bfloat16)) == f"CPU, bfloat16, {threads} threads"
+
+
+@pytest.fixture
+def generators_as_before() -> Iterator[None]:
+    state = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    flags = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    yield
+    random.setstate(state[0])
+    np.random.set_state(state[1])  # noqa: NPY002
+    torch.set_rng_state(state[2])
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = flags
+
+
+def test_seeds_repeat_in_every_generator(generators_as_before: None) -> None:
+    def drawn(seed: int) -> tuple[float, float, float]:
+        seed_everything(seed)
+        return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002
+
+    first, other = drawn(42), drawn(43)
+    assert drawn(42) == first
+    assert all(one != another for one, another in zip(first, other, strict=True))
+    assert drawn(2**32 - 1) == drawn(2**32 - 1)  # the largest that a hyp file may have
+    assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark

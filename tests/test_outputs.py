@@ -1,0 +1,94 @@
+"""utils/outputs.py: label rows, csv rows, COCO rows, and names that do not collide."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from utils.labels import read_label
+from utils.outputs import CSV_HEADER, UniqueNames, coco_rows, csv_rows, label_rows, view_row
+
+BOXES = np.array([[10, 20, 50, 100, 0.876543, 2], [0, 0, 400, 200, 0.25, 0]], np.float32)
+NONE = np.zeros((0, 6), np.float32)
+NAMES, VIEWS = ("AR", "MR", "PR"), ("PLAX", "A4C")
+
+
+def test_names_are_unique_and_stay_with_their_file() -> None:
+    unique = UniqueNames()
+    paths = [Path(name) for name in ("a/x.jpg", "b/x.jpg", "b/x.png", "c/y.jpg", "d/x_2.jpg", "e/x_3.jpg")]
+    given = [unique(path) for path in paths]
+    assert given == ["x", "x_2", "x_3", "y", "x_2_2", "x_3_2"]
+    assert [unique(path) for path in reversed(paths)] == given[::-1]
+    assert unique(Path("frame.001.png")) == "frame.001"
+
+
+@pytest.mark.parametrize(
+    ("confidence", "corners", "expected"),
+    [
+        (False, False, ["2 0.075 0.3 0.1 0.4", "0 0.5 0.5 1 1"]),
+        (True, False, ["2 0.075 0.3 0.1 0.4 0.876543", "0 0.5 0.5 1 1 0.25"]),
+        (False, True, ["2 10 20 50 100", "0 0 0 400 200"]),
+        (True, True, ["2 10 20 50 100 0.876543", "0 0 0 400 200 0.25"]),
+    ],
+)
+def test_label_rows_in_both_formats(confidence: bool, corners: bool, expected: list[str]) -> None:
+    assert label_rows(BOXES, (200, 400), confidence, corners) == expected
+    assert label_rows(NONE, (200, 400), confidence, corners) == []
+
+
+def test_written_rows_are_labels_that_training_reads(tmp_path: Path) -> None:
+    rows = [*label_rows(BOXES, (200, 400), with_confidence=False), "", view_row(np.array([0.2, 0.8]))]
+    (tmp_path / "a.txt").write_text("\n".join(rows) + "\n")
+    label = read_label(tmp_path / "a.txt", 3, 2)
+    np.testing.assert_allclose(label.boxes, [[2, 0.075, 0.3, 0.1, 0.4], [0, 0.5, 0.5, 1, 1]], atol=1e-6)
+    assert label.view == 1 and label.problems == ()
+
+
+@pytest.mark.parametrize(("view", "expected"), [([0.2, 0.5, 0.3], "0 1 0"), ([0.5, 0.5], "1 0"), ([0.0, 0.1], "0 1")])
+def test_the_view_row_is_one_hot(view: list[float], expected: str) -> None:
+    assert view_row(np.array(view)) == expected
+
+
+def test_csv_rows_are_one_a_box() -> None:
+    rows = csv_rows("a.png", None, BOXES, NAMES, np.array([0.25, 0.75]), VIEWS)
+    assert rows == [
+        ["a.png", "PR", "0.88", "", "10.0", "20.0", "50.0", "100.0", "A4C", "0.7500"],
+        ["a.png", "AR", "0.25", "", "0.0", "0.0", "400.0", "200.0", "A4C", "0.7500"],
+    ]
+    assert {len(row) for row in rows} == {len(CSV_HEADER)}
+    assert CSV_HEADER[:3] == ("Image Name", "Prediction", "Confidence")
+
+
+def test_a_frame_without_boxes_keeps_one_csv_row() -> None:
+    assert csv_rows("clip.mp4", 0, NONE, NAMES, np.array([0.9, 0.1]), VIEWS) == [
+        ["clip.mp4", "", "", "0", "", "", "", "", "PLAX", "0.9000"]
+    ]
+    assert csv_rows("clip.mp4", 17, NONE, NAMES, None, ()) == [["clip.mp4", "", "", "17", *[""] * 6]]
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx"])
+def test_text_that_a_spreadsheet_would_run_is_disarmed(text: str) -> None:
+    ((name, label, *_, view, _),) = csv_rows(text, None, BOXES[1:], (text,), np.array([1.0, 0.0]), (text, "B"))
+    assert (name, label, view) == (f"'{text}",) * 3
+    assert csv_rows(text, None, NONE, (), None, ())[0][0] == f"'{text}"
+
+
+def test_harmless_text_stays_as_it_is_also_with_commas() -> None:
+    rows = csv_rows('a=1, "b".png', None, BOXES[1:], ("A-R",), np.array([1.0]), ("P+",))
+    file = io.StringIO()
+    csv.writer(file).writerows(rows)
+    assert list(csv.reader(io.StringIO(file.getvalue()))) == rows
+    assert (rows[0][0], rows[0][1], rows[0][8]) == ('a=1, "b".png', "A-R", "P+")
+
+
+@pytest.mark.parametrize(("name", "image"), [("frame.png", "frame"), ("000042.jpg", 42), ("12a.jpg", "12a")])
+def test_coco_rows_have_corner_width_and_height(name: str, image: int | str) -> None:
+    assert coco_rows(BOXES, Path("images") / name) == [
+        {"image_id": image, "category_id": 2, "bbox": [10.0, 20.0, 40.0, 80.0], "score": 0.87654},
+        {"image_id": image, "category_id": 0, "bbox": [0.0, 0.0, 400.0, 200.0], "score": 0.25},
+    ]
+    assert coco_rows(NONE, Path(name)) == []
