@@ -17,19 +17,20 @@ from typing import Any, TextIO
 import cv2
 import numpy as np
 
+from utils.checkpoint import one_checkpoint
 from utils.config import ROOT, find_file, load_dataset_config
 from utils.draw import draw, save
 from utils.files import new_run_folder, write_text
 from utils.flags import COMMON, IMGSZ, Flag, from_keywords, parse
+from utils.letterbox import Image
 from utils.log import InputError, progress, run_script
 from utils.outputs import CSV_HEADER, UniqueNames, csv_rows, label_rows, view_row
 from utils.predict import Prediction, Predictor, load
-from utils.preprocess import Image
 from utils.report import view_text
 from utils.sources import Frame, open_source
 
 FLAGS = (
-    Flag("weights", "", "checkpoint of train.py"),
+    Flag("weights", "", "checkpoint of train.py", nargs="+"),
     Flag("source", "data/images", "image, video, folder, glob, .txt list, camera number, or stream address"),
     Flag("data", "", "dataset yaml whose class and view names are shown instead of the checkpoint's"),
     Flag(IMGSZ, None, "pixels of the frames' longer side; the training's unless given", int),
@@ -63,12 +64,11 @@ FLAGS = (
 
 def main(options: argparse.Namespace) -> Path:
     """Detect as the options say and return the run's folder."""
-    if not options.weights:
-        raise InputError("--weights: expected a checkpoint, got none; train.py leaves one in runs/train/exp/weights")
+    weights = one_checkpoint(options.weights)
     check(options)
     source = open_source(options.source, options.vid_stride)
     predictor = load(
-        options.weights, options.device, options.imgsz, True if options.half else options.amp, options.conf_thres,
+        weights, options.device, options.imgsz, True if options.half else options.amp, options.conf_thres,
         options.iou_thres, options.classes, options.agnostic_nms, options.max_det,
     )  # fmt: skip
     names, view_names = shown_names(options, predictor)
@@ -107,7 +107,7 @@ def shown_names(options: argparse.Namespace, predictor: Predictor) -> tuple[tupl
     if unknown:
         raise InputError(f"--classes: expected numbers from 0 to {len(names) - 1}, got {unknown[0]}")
     if options.save_view and not view_names:
-        raise InputError(f"--save-view: {options.weights} was trained on boxes alone; it knows no views")
+        raise InputError(f"--save-view: {' '.join(options.weights)} was trained on boxes alone; it knows no views")
     if options.data:
         config = load_dataset_config(find_file(options.data, "data", flag="--data"))
         if len(config.names) != len(names):

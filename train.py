@@ -38,11 +38,12 @@ from utils.engine import MultiScale, Thresholds
 from utils.files import new_run_folder, write_json, write_text
 from utils.flags import COMMON, IMGSZ, Flag, from_keywords, parse
 from utils.frames import CACHE_MODES
+from utils.letterbox import whole_strides
 from utils.log import LOGGER, InputError, run_script
 from utils.loss import JointLoss
 from utils.optim import OPTIMIZERS, RunningMean, build_optimizer
 from utils.plots import plot_labels, plot_results
-from utils.preprocess import whole_strides
+from utils.preprocess import Preprocessor
 from utils.report import metrics, table, write_batch_pictures, write_figures, write_training_pictures
 from utils.schedule import Schedule, accumulation, warmup_iterations
 from utils.trainer import Learner, Outcome, Plan, fit, restore
@@ -200,6 +201,7 @@ def open_data(
     prepare(config)
     shared: dict[str, Any] = {
         "cache": options.cache, "single_class": options.single_cls, "strict": options.strict_data, "seed": hyp.seed,
+        "preprocessor": Preprocessor.of(hyp),
     }  # fmt: skip
     train_set = EchoDataset(config, "train", size, augmenter=Augmenter(hyp) if hyp.augments else None, **shared)
     val_set = EchoDataset(config, "val", size, **shared)

@@ -13,22 +13,24 @@ from pathlib import Path
 from typing import Any
 
 from utils import checkpoint
+from utils.checkpoint import one_checkpoint
 from utils.config import ROOT, DatasetConfig, find_file, load_dataset_config
 from utils.dataset import EchoDataset, build_loader, prepare
 from utils.devices import Compute, select_compute
 from utils.engine import Evaluation, Thresholds, evaluate
 from utils.files import new_run_folder, write_json, write_text
 from utils.flags import COMMON, IMGSZ, Flag, from_keywords, parse
+from utils.letterbox import whole_strides
 from utils.log import LOGGER, InputError, run_script
 from utils.loss import JointLoss
 from utils.outputs import UniqueNames, coco_rows, label_rows
-from utils.preprocess import whole_strides
+from utils.preprocess import Preprocessor
 from utils.report import metrics, table, write_batch_pictures, write_figures
 from utils.trainer import inference_copy
 
 TASKS = ("train", "val", "test", "speed", "study")
 FLAGS = (
-    Flag("weights", "", "checkpoint of train.py"),
+    Flag("weights", "", "checkpoint of train.py", nargs="+"),
     Flag("data", "data/phantom.yaml", "dataset yaml"),
     Flag("batch-size", 32, "frames a batch", int),
     Flag(IMGSZ, None, "pixels of the frames' longer side; the training's unless given", int),
@@ -58,12 +60,11 @@ STUDY_SIZES = range(256, 1536 + 128, 128)  # pixels, YOLOv5's
 
 def main(options: argparse.Namespace) -> dict[str, Any]:
     """Validate as the options say; returns the content of metrics.json."""
-    if not options.weights:
-        raise InputError("--weights: expected a checkpoint, got none; train.py leaves one in runs/train/exp/weights")
+    weights = one_checkpoint(options.weights)
     if options.task == "speed":
         options = argparse.Namespace(**{**vars(options), **SPEED_THRESHOLDS})
     split = options.task if options.task in ("train", "val", "test") else "val"
-    found = checkpoint.read(Path(options.weights).expanduser())
+    found = checkpoint.read(weights)
     config = checked_dataset(options, found)
     compute = select_compute(options.device, True if options.half else options.amp)
     if options.task == "study":
@@ -125,12 +126,15 @@ def checked_dataset(options: argparse.Namespace, found: checkpoint.Checkpoint) -
 
 
 def open_split(
-    config: DatasetConfig, split: str, size: int, rect_stride: int | None, options: argparse.Namespace
+    found: checkpoint.Checkpoint, config: DatasetConfig, split: str, size: int, stride: int, options: argparse.Namespace
 ) -> EchoDataset:
-    """The split, padded as in training: to squares, or in rectangular batches of whole strides."""
-    dataset = EchoDataset(config, split, size, single_class=options.single_cls, strict=options.strict_data)
-    if rect_stride:
-        dataset.arrange_by_shape(options.batch_size, rect_stride)
+    """The split, filtered and padded as in training: to squares, or in rectangular batches of whole strides."""
+    dataset = EchoDataset(
+        config, split, size, single_class=options.single_cls, strict=options.strict_data,
+        preprocessor=Preprocessor.of(found.hyp),
+    )  # fmt: skip
+    if found.rect:
+        dataset.arrange_by_shape(options.batch_size, stride)
     return dataset
 
 
@@ -153,7 +157,7 @@ def validate(
     network = found.build().to(compute.device)
     limits = thresholds(options)
     size = whole_strides(size, network.max_stride)
-    dataset = open_split(config, split, size, network.max_stride if found.rect else None, options)
+    dataset = open_split(found, config, split, size, network.max_stride, options)
     loader = build_loader(dataset, options.batch_size, options.workers)
     result = evaluate(
         inference_copy(network, compute), loader, network.nc, len(found.view_names) if config.view_names else 0,

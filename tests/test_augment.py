@@ -15,7 +15,7 @@ from tests.phantoms import Box, draw_frame
 from utils.augment import Augmenter, Sample, change_colour, changes_meaning, flip, mixup, mosaic, warp
 from utils.config import Hyperparameters
 from utils.labels import UNLABELLED
-from utils.preprocess import PADDING
+from utils.letterbox import PADDING
 
 TARGET = (128, 128)
 MIDDLE: Box = (1, 50, 44, 74, 70)

@@ -17,8 +17,8 @@ from utils import frames
 from utils.augment import Augmenter
 from utils.config import Hyperparameters, load_dataset_config
 from utils.dataset import Batch, EchoDataset, EpochSampler, Key, build_loader, collate, list_images, prepare
+from utils.letterbox import fit, letterbox, padded
 from utils.log import LOGGER, InputError
-from utils.preprocess import fit, padded
 
 SHAPES = [(48, 64), (64, 48), (60, 60), (30, 97), (97, 30), (50, 64), (64, 64), (20, 64), (64, 20)]
 
@@ -419,3 +419,10 @@ def test_a_generator_that_cannot_be_is_told(tmp_path: Path, generate: dict[str, 
 def test_a_dataset_without_a_generator_is_left_alone(tmp_path: Path) -> None:
     prepare(load_dataset_config(write_yaml(tmp_path)))
     assert [path.name for path in tmp_path.iterdir()] == ["data.yaml"]
+
+
+def test_validation_and_detection_pad_a_rectangle_alike(tmp_path: Path) -> None:
+    yaml = make_dataset(tmp_path, train=1, shape=(50, 495))
+    dataset = EchoDataset(load_dataset_config(yaml), "train", 320, cache="none")
+    dataset.arrange_by_shape(1, 32)
+    assert dataset.batch_shapes == [letterbox(np.zeros((50, 495, 3), np.uint8), 320, 32)[0].shape[:2]] == [(32, 320)]

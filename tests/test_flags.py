@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -220,3 +221,16 @@ def test_every_flag_has_a_name_of_its_own_and_a_help_text(script: str) -> None:
 def test_a_script_as_a_function_takes_the_same_options(script: str) -> None:
     options = from_keywords(TABLES[script], {"img_size": 320, "exist_ok": True})
     assert vars(options) == vars(parsed("--img 320 --exist-ok", TABLES[script]))
+
+
+def test_keywords_are_converted_and_checked_as_typed_flags_are() -> None:
+    flags = (
+        Flag("size", 1, "", int), Flag("kind", "a", "", choices=("a", "b")), Flag("source", "", ""),
+        Flag("classes", None, "", int, nargs="+"),
+    )  # fmt: skip
+    options = from_keywords(flags, {"size": "3", "source": Path("x"), "classes": [1, "2"]})
+    assert (options.size, options.source, options.classes) == (3, "x", [1, 2])
+    with pytest.raises(InputError, match="'kind': expected one of a, b, got 'c'"):
+        from_keywords(flags, {"kind": "c"})
+    with pytest.raises(InputError, match="'size': expected int, got 'big'"):
+        from_keywords(flags, {"size": "big"})

@@ -19,8 +19,8 @@ from utils import frames
 from utils.frames import CACHE_MODES, FrameStore
 from utils.images import read_image
 from utils.labels import Problem
+from utils.letterbox import Image, resize
 from utils.log import LOGGER, InputError
-from utils.preprocess import Image, resize
 
 SHAPES = [(48, 64), (64, 48), (20, 90), (33, 32)]
 SIZE = 32

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.scripts import SMALL, phantom_yaml, run, succeed, tiny_cfg
+from utils.images import read_image
 from utils.labels import read_label
 from utils.loggers import read_results
 
@@ -135,7 +136,7 @@ def test_detect_on_a_video_writes_a_video_and_numbers_its_frames(place: Path, we
     clip = place / "clip.avi"
     video = cv2.VideoWriter(str(clip), cv2.VideoWriter.fourcc(*"MJPG"), 10, (128, 96))
     for path in sorted((place / "phantom" / "images" / "test").iterdir()):
-        video.write(cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR))
+        video.write(cv2.cvtColor(read_image(path), cv2.COLOR_RGB2BGR))
     video.release()
     succeed(
         "detect.py", "--weights", weights, "--source", clip, "--project", place / "video", "--vid-stride", "2",

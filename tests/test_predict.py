@@ -10,8 +10,8 @@ import torch
 
 from tests.test_checkpoint import content, network
 from utils import checkpoint
+from utils.letterbox import letterbox
 from utils.predict import load
-from utils.preprocess import letterbox
 
 
 @pytest.fixture

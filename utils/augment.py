@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from utils.config import Hyperparameters
 from utils.labels import UNLABELLED
-from utils.preprocess import PADDING, Image, pad
+from utils.letterbox import PADDING, Image, pad
 
 MIN_SIDE = 2.0  # pixels: a smaller box after a warp is dropped,
 MAX_ASPECT = 100.0  # as is a longer sliver,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ class Checkpoint:
         names: box classes.
         view_names: views; empty for a detector alone.
         image_size: pixels of the longer side in training.
-        rect: whether frames were padded to whole strides only, rather than to a square; see :mod:`utils.preprocess`.
+        rect: whether frames were padded to whole strides only, rather than to a square; see :mod:`utils.letterbox`.
         hyp: hyperparameters of the training.
     """
 
@@ -56,6 +56,16 @@ class Checkpoint:
             raise InputError(f"{self.path}: its weights do not fit its own network: {left[0]}")
         del matched
         return network
+
+
+def one_checkpoint(weights: str | Sequence[str]) -> Path:
+    """The path that ``--weights`` names; YOLOv5 takes several and pools their boxes, this program takes one."""
+    names = [weights] if isinstance(weights, str) else list(weights)
+    if not any(names):
+        raise InputError("--weights: expected a checkpoint, got none; train.py leaves one in runs/train/exp/weights")
+    if len(names) > 1:
+        raise InputError(f"--weights: expected one checkpoint, got {len(names)}; ensembles are not supported")
+    return Path(names[0]).expanduser()
 
 
 def save(path: Path, content: Mapping[str, Any]) -> None:

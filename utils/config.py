@@ -76,6 +76,10 @@ class Hyperparameters:
     view_focal_gamma: float = _ranged(0, default=0.0)
     view_class_weights: tuple[float, ...] = ()
     view_dropout: float = _ranged(0, 1, default=0.0)
+    sector_mask: bool = False  # this and the next three: filters of utils.preprocess, off by default
+    gamma: float = _ranged(0.1, 10, default=1.0)
+    clahe: float = _ranged(0, 100, default=0.0)
+    sharpen: float = _ranged(0, 10, default=0.0)
     balance: str = "static"  # a name from models.balancers.BALANCERS
 
     def scaled(self, levels: int, classes: int, image_size: int) -> Hyperparameters:
@@ -123,7 +127,7 @@ def find_file(name: str, *folders: str, flag: str) -> Path:
     Raises:
         InputError: it is in none of those places.
     """
-    path = Path(name).expanduser()
+    path = _expanded(name)
     candidates = [path, ROOT / path, *(ROOT / folder / name for folder in folders)]
     if name:
         for candidate in candidates:
@@ -208,7 +212,12 @@ def _convert(value: Any, kind: str, limits: tuple[float, float] | None) -> Any:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond what a float holds
+        return False
 
 
 def load_dataset_config(path: Path) -> DatasetConfig:
@@ -225,13 +234,13 @@ def load_dataset_config(path: Path) -> DatasetConfig:
     root_value = values.get("path", "")
     if not isinstance(root_value, str):
         raise InputError(f"{path}: path: expected a folder, got {root_value!r}")
-    root = ROOT / Path(root_value).expanduser()  # an absolute path replaces ROOT
+    root = _resolved(ROOT / _expanded(root_value), path)  # an absolute path replaces ROOT
     view_names = _names(values["view_names"], path, "view_names") if values.get("view_names") else ()
     if len(view_names) == 1:
         raise InputError(f"{path}: view_names: expected at least 2 views, got {list(view_names)}")
     return DatasetConfig(
         file=path,
-        root=root.resolve(),
+        root=root,
         splits={key: _split(values[key], root, path, key) for key in ("train", "val", "test") if values.get(key)},
         names=names,
         view_names=view_names,
@@ -247,6 +256,10 @@ def _names(value: Any, path: Path, key: str) -> tuple[str, ...]:
         value = [value[index] for index in range(len(value))]
     if not isinstance(value, list) or not value or not all(isinstance(n, (str, int)) for n in value):
         raise InputError(f"{path}: {key}: expected a list of names or a mapping from numbers to names, got {value!r}")
+    if any(isinstance(name, bool) for name in value):
+        raise InputError(
+            f"{path}: {key}: expected names, got {value!r}: yaml reads yes, no, on and off as that; quote it"
+        )
     if len({str(name) for name in value}) != len(value):
         raise InputError(f"{path}: {key}: expected each name once, got {value!r}")
     return tuple(str(name) for name in value)
@@ -256,7 +269,22 @@ def _split(value: Any, root: Path, path: Path, key: str) -> tuple[Path, ...]:
     entries = value if isinstance(value, list) else [value]
     if not entries or not all(isinstance(entry, str) for entry in entries):
         raise InputError(f"{path}: {key}: expected a folder, a .txt list, or a list of those, got {value!r}")
-    return tuple((root / entry).resolve() for entry in entries)
+    return tuple(_resolved(root / entry, path) for entry in entries)
+
+
+def _expanded(name: str) -> Path:
+    """``~`` as the user's folder; a user that is not known stays as typed."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
+
+
+def _resolved(place: Path, path: Path) -> Path:
+    try:
+        return place.resolve()
+    except (ValueError, OSError, RuntimeError) as error:
+        raise InputError(f"{path}: expected a path, got {str(place)!r}: {error}") from error
 
 
 def _group(value: Any, path: Path) -> str | None:

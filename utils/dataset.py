@@ -6,7 +6,6 @@ a random state of its own.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -25,9 +24,10 @@ from utils.config import DatasetConfig
 from utils.frames import FrameStore
 from utils.images import IMAGE_SUFFIXES
 from utils.labels import Label, Problem, label_path, read_label
+from utils.letterbox import Geometry, Image, fit, pad, padded
 from utils.log import LOGGER, InputError, progress
 from utils.phantom import PhantomConfig, ensure
-from utils.preprocess import Geometry, Image, pad
+from utils.preprocess import Preprocessor
 
 PROBLEMS_SHOWN = 20
 
@@ -68,6 +68,7 @@ class EchoDataset(Dataset[tuple[Tensor, NDArray[np.float32], int, Geometry, int]
         cache: see :class:`utils.frames.FrameStore`.
         single_class: every box is of class 0.
         strict: any problem in a file is an error.
+        preprocessor: filters frames.
         augmenter: changes samples; None leaves them as they are.
         seed: of the augmentation.
 
@@ -87,12 +88,13 @@ class EchoDataset(Dataset[tuple[Tensor, NDArray[np.float32], int, Geometry, int]
         cache: str = "ram",
         single_class: bool = False,
         strict: bool = False,
+        preprocessor: Preprocessor | None = None,
         augmenter: Augmenter | None = None,
         seed: int = 0,
     ) -> None:
         self.config, self.split, self.size, self.augmenter, self.seed = config, split, size, augmenter, seed
         files = list_images(config, split)
-        store = FrameStore(files, size, cache, f"{split} frames")
+        store = FrameStore(files, size, cache, f"{split} frames", preprocessor)
         nc = len(config.names)
         labels = [
             read_label(label_path(path), nc, len(config.view_names))
@@ -130,20 +132,18 @@ class EchoDataset(Dataset[tuple[Tensor, NDArray[np.float32], int, Geometry, int]
             batch_size: frames a batch.
             stride: pixels; sides become whole strides.
         """
-        aspect = np.array([height / width for height, width in self.originals])
-        order = np.argsort(aspect, kind="stable")
+        order = np.argsort([height / width for height, width in self.originals], kind="stable")
         for attribute in ("_rows", "labels", "files", "originals"):
             values = getattr(self, attribute)
             setattr(self, attribute, [values[i] for i in order])
         self.batch_shapes = []
         for start in range(0, len(self), batch_size):
-            ratios = aspect[order[start : start + batch_size]]
-            sides = (min(ratios.max(), 1.0), min(1 / ratios.min(), 1.0))  # height, width as shares of the longer side
-            height, width = (max(math.ceil(side * self.size / stride), 1) * stride for side in sides)
-            self.batch_shapes += [(height, width)] * len(ratios)
+            shapes = [padded(fit(shape, self.size), stride) for shape in self.originals[start : start + batch_size]]
+            height, width = (max(sides) for sides in zip(*shapes, strict=True))
+            self.batch_shapes += [(height, width)] * len(shapes)
 
     def frame(self, index: int) -> Sample:
-        """A frame as it is in the cache, with its boxes in pixels."""
+        """A frame as it is in the cache, with its boxes in pixels; what sticks out of the frame is cut off."""
         image, label = self._store[self._rows[index]], self.labels[index]
         height, width = image.shape[:2]
         boxes = np.concatenate((label.boxes[:, :1], _to_corners(label.boxes[:, 1:], width, height)), 1)
@@ -293,10 +293,10 @@ def _report(problems: Sequence[Problem], config: DatasetConfig, split: str, stri
 
 
 def _to_corners(boxes: NDArray[np.float32], width: int, height: int) -> NDArray[np.float32]:
-    """Normalised centre form (n, 4) -> corners in pixels."""
+    """Normalised centre form (n, 4) -> corners in pixels, within the frame."""
     scale = np.array([width, height], np.float32)
     centre, half = boxes[:, :2] * scale, boxes[:, 2:] * scale / 2
-    return np.concatenate((centre - half, centre + half), 1)
+    return np.concatenate((centre - half, centre + half), 1).clip(0, np.tile(scale, 2))
 
 
 def _normalised(boxes: NDArray[np.float32], geometry: Geometry, image: Image) -> NDArray[np.float32]:

@@ -20,6 +20,7 @@ from models.yolo import Network
 from utils.boxes import non_max_suppression, scale_boxes, xywh_to_xyxy
 from utils.dataset import Batch
 from utils.devices import Compute
+from utils.letterbox import Geometry
 from utils.log import progress
 from utils.loss import JointLoss, TaskLosses
 from utils.metrics import (
@@ -31,7 +32,6 @@ from utils.metrics import (
     view_figures,
 )
 from utils.optim import RunningMean, set_rates
-from utils.preprocess import Geometry
 from utils.schedule import Schedule
 
 

@@ -67,8 +67,23 @@ def from_keywords(flags: Sequence[Flag], keywords: dict[str, Any]) -> argparse.N
             raise InputError(f"unknown option {key!r}" + (f" (nearest: {near[0]!r})" if near else ""))
         if by_name[key].refused:
             raise InputError(_refusal(by_name[key]))
-        given[by_name[key].name] = value
+        given[by_name[key].name] = _converted(by_name[key], key, value)
     return _options(flags, given)
+
+
+def _converted(flag: Flag, key: str, value: Any) -> Any:
+    """A keyword's value as the command line would give it: of the flag's kind, and one of its choices."""
+    if value is None or isinstance(value, bool) or flag.default is False:
+        return value
+    if isinstance(value, (list, tuple)) and flag.nargs == "+":
+        return [_converted(flag, key, item) for item in value]
+    try:
+        value = flag.kind(str(value))
+    except ValueError:
+        raise InputError(f"option {key!r}: expected {flag.kind.__name__}, got {value!r}") from None
+    if flag.choices and value not in flag.choices:
+        raise InputError(f"option {key!r}: expected one of {', '.join(map(str, flag.choices))}, got {value!r}")
+    return value
 
 
 def _refusal(flag: Flag) -> str:

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -20,8 +21,9 @@ import psutil
 from utils.config import ROOT
 from utils.images import read_image
 from utils.labels import Problem
+from utils.letterbox import Image, resize
 from utils.log import LOGGER, InputError, progress
-from utils.preprocess import Image, resize
+from utils.preprocess import Preprocessor
 
 CACHE_FOLDER = ROOT / ".frame_cache"
 CACHE_MODES = ("ram", "disk", "none")
@@ -37,15 +39,24 @@ class FrameStore:
         mode: "ram", "disk" or "none"; RAM falls back to disk, and says so, where the frames would not fit into half of
             what is free.
         description: of the progress bar.
+        preprocessor: filters each frame before it is resized.
 
     Attributes:
         problems: files that cannot be decoded; :attr:`originals` is None for them.
         originals: (height, width) in the file, a frame each.
     """
 
-    def __init__(self, files: Sequence[Path], size: int, mode: str = "ram", description: str = "Frames") -> None:
+    def __init__(
+        self,
+        files: Sequence[Path],
+        size: int,
+        mode: str = "ram",
+        description: str = "Frames",
+        preprocessor: Preprocessor | None = None,
+    ) -> None:
         self.files = list(files)
         self.size = size
+        self.preprocessor = preprocessor or Preprocessor()
         self.mode = _affordable(mode, len(self.files), size)
         self.problems: list[Problem] = []
         self.originals: list[tuple[int, int] | None] = []
@@ -70,7 +81,7 @@ class FrameStore:
         if self._disk is not None:
             offset, height, width = self._index[index]
             return np.asarray(self._disk[offset : offset + height * width * 3].reshape(height, width, 3))
-        return resize(read_image(self.files[index]), self.size)
+        return resize(self.preprocessor(read_image(self.files[index])), self.size)
 
     def _decoded(self, description: str) -> Iterator[tuple[Image | None, tuple[int, int] | None]]:
         """Each frame, resized, with its original (height, width); (None, None) and a problem for a bad file."""
@@ -92,13 +103,16 @@ class FrameStore:
             image = read_image(path)
         except InputError as error:
             return Problem(path, None, str(error).removeprefix(f"{path}: "), "frame left out")
-        return resize(image, self.size), (image.shape[0], image.shape[1])
+        return resize(self.preprocessor(image), self.size), (image.shape[0], image.shape[1])
 
     def _open_disk(self, description: str) -> None:
         folder = CACHE_FOLDER / self._key()
-        if not (folder / "index.json").is_file():
+        record = _read_record(folder)
+        if record is None:
+            shutil.rmtree(folder, ignore_errors=True)
             self._write_disk(folder, description)
-        record = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+            record = _read_record(folder)
+            assert record is not None
         self._index = [tuple(entry) for entry in record["index"]]
         self.originals = [tuple(shape) if shape else None for shape in record["originals"]]
         self.problems = [Problem(Path(path), None, rule, action) for path, rule, action in record["problems"]]
@@ -119,7 +133,7 @@ class FrameStore:
                     if image is not None:
                         offset += file.write(image.tobytes())
             problems = [(str(problem.path), problem.rule, problem.action) for problem in self.problems]
-            record = {"index": index, "originals": originals, "problems": problems}
+            record = {"index": index, "originals": originals, "problems": problems, "bytes": offset}
             (draft / "index.json").write_text(json.dumps(record), encoding="utf-8")
             try:
                 draft.rename(folder)
@@ -131,13 +145,23 @@ class FrameStore:
 
     def _key(self) -> str:
         """A name for these frames at this size: changes when a file does."""
-        digest = hashlib.sha256(f"1 {self.size}".encode())
+        digest = hashlib.sha256(f"1 {self.size} {self.preprocessor}".encode())
         for path in self.files:
             state = path.stat() if path.exists() else None
             digest.update(
                 f"\0{path}\0{state and (state.st_size, state.st_mtime_ns)}".encode("utf-8", "surrogateescape")
             )
         return digest.hexdigest()[:24]
+
+
+def _read_record(folder: Path) -> dict[str, Any] | None:
+    """The index of a cache, or None where there is none or it is damaged."""
+    try:
+        record = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        whole = (folder / "frames.bin").stat().st_size == record["bytes"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return record if whole else None
 
 
 def _affordable(mode: str, count: int, size: int) -> str:

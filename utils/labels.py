@@ -125,10 +125,7 @@ def _parse_box(words: list[str], nc: int) -> tuple[float, ...]:
         raise ValueError(
             f"expected 5 columns (cls x y w h), or a class and 3 or more corners, got {len(words)} columns"
         )
-    try:
-        values = [float(word) for word in words]
-    except ValueError as error:
-        raise ValueError(f"expected numbers: {error}") from None
+    values = [_number(word) for word in words]
     if not values[0].is_integer() or not 0 <= values[0] < nc:
         raise ValueError(f"expected a class from 0 to {nc - 1}, got {words[0]}")
     outside = [word for word, value in zip(words[1:], values[1:], strict=True) if not 0 <= value <= 1]
@@ -138,9 +135,19 @@ def _parse_box(words: list[str], nc: int) -> tuple[float, ...]:
         xs, ys = values[1::2], values[2::2]
         box = ((min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2, max(xs) - min(xs), max(ys) - min(ys))
         values = [values[0], *box]
-    if values[3] == 0 or values[4] == 0:
+    if np.float32(values[3]) == 0 or np.float32(values[4]) == 0:
         raise ValueError("expected a box with a width and a height, got one of size 0")
     return tuple(values)
+
+
+def _number(word: str) -> float:
+    """A plain decimal number; Python's own 1_0 and digits of other scripts are none in a label file."""
+    try:
+        if word.isascii() and "_" not in word:
+            return float(word)
+    except ValueError:
+        pass
+    raise ValueError(f"expected numbers, got {word!r}")
 
 
 def _new(box: tuple[float, ...], boxes: list[tuple[float, ...]]) -> tuple[float, ...]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from utils.files import write_json, write_text
-from utils.log import LOGGER
+from utils.log import LOGGER, InputError
 
 # YOLOv5's columns in its order (readers index them by position), then ours.
 COLUMNS = (
@@ -50,7 +51,8 @@ class RunLogger:
 
     def __init__(self, folder: Path, keep_epochs: int = 0, tensorboard: bool = True) -> None:
         self.csv_path, self.json_path = folder / "results.csv", folder / "training_history.json"
-        self.rows = read_results(self.csv_path)[:keep_epochs] if keep_epochs else []
+        # the json holds every digit, the csv nine
+        self.rows = read_history(self.json_path)[:keep_epochs] if keep_epochs else []
         self._events = _event_writer(folder) if tensorboard else None
 
     def log(self, row: Mapping[str, float]) -> None:
@@ -84,9 +86,27 @@ def read_results(path: Path) -> list[dict[str, float]]:
     """The rows of a results.csv; an absent file has none."""
     if not path.is_file():
         return []
-    header, *rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8")), skipinitialspace=True)
+    lines = [row for row in csv.reader(io.StringIO(path.read_text(encoding="utf-8")), skipinitialspace=True) if row]
+    if not lines:
+        return []
+    header, *rows = lines
     names = [name.strip() for name in header]
     return [{name: float(cell) for name, cell in zip(names, row, strict=True)} for row in rows]
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """The rows of a training_history.json; an absent file has none.
+
+    Raises:
+        InputError: the file holds something else.
+    """
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return [{name: math.nan if row[name] is None else float(row[name]) for name in COLUMNS} for row in rows]
+    except FileNotFoundError:
+        return []
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: expected the rows of a training, got something else: {error}") from error
 
 
 def _event_writer(folder: Path) -> Any:

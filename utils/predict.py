@@ -15,7 +15,8 @@ from utils import checkpoint
 from utils.boxes import non_max_suppression, scale_boxes
 from utils.devices import Compute, select_compute
 from utils.engine import to_float
-from utils.preprocess import Image, letterbox, whole_strides
+from utils.letterbox import Image, letterbox, whole_strides
+from utils.preprocess import Preprocessor
 from utils.trainer import inference_copy
 
 
@@ -41,6 +42,7 @@ class Predictor:
         names, view_names: of box classes and views.
         image_size: pixels to which a frame's longer side is scaled.
         rect: whether frames are then padded to whole strides only, rather than to a square.
+        preprocessor: the training's filters.
         conf_thres, iou_thres, classes, agnostic, max_det: of :func:`utils.boxes.non_max_suppression`.
     """
 
@@ -50,6 +52,7 @@ class Predictor:
     view_names: tuple[str, ...]
     image_size: int
     rect: bool
+    preprocessor: Preprocessor
     conf_thres: float = 0.25
     iou_thres: float = 0.45
     classes: Sequence[int] | None = None
@@ -59,7 +62,9 @@ class Predictor:
     @torch.inference_mode()
     def __call__(self, image: Image) -> Prediction:
         """Find boxes and view in a frame (H, W, 3), RGB."""
-        padded, geometry = letterbox(image, self.image_size, self.network.max_stride, square=not self.rect)
+        padded, geometry = letterbox(
+            self.preprocessor(image), self.image_size, self.network.max_stride, square=not self.rect
+        )
         images = to_float(torch.from_numpy(padded).permute(2, 0, 1)[None], self.compute)
         with self.compute.autocast():
             output = self.network(images)
@@ -98,6 +103,7 @@ def load(
         view_names=found.view_names,
         image_size=whole_strides(found.image_size if image_size is None else image_size, network.max_stride),
         rect=found.rect,
+        preprocessor=Preprocessor.of(found.hyp),
         conf_thres=conf_thres,
         iou_thres=iou_thres,
         classes=classes,

@@ -1,90 +1,96 @@
-"""A decoded frame -> what the network sees: resized to fit, padded to a square or to whole strides.
+"""Echo filters that a hyp file may ask for, applied to each frame once, right after decoding.
 
-A network must be shown frames padded as in its training. Without augmentation it knows no other padding, and the view
-head, which averages over the whole map, is thrown off by another: on phantom frames, a network trained on squares
-named every view right in squares (accuracy 1.00) and fell to chance (0.34) in rectangles with half a stride of margin,
-while its boxes stayed good. So the kind of padding is stored in the checkpoint, and val.py and detect.py follow it.
+All work on luminance and leave Doppler colour alone: a pixel of high chroma keeps its exact value, since its colour is
+a velocity; any other pixel is scaled in all three channels alike, so that no step shifts hue. The settings travel in
+the checkpoint's hyperparameters, and validation and detection apply them as training did.
 """
 
 from __future__ import annotations
 
-import math
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.log import LOGGER, InputError
+from utils.config import Hyperparameters
+from utils.letterbox import Image
 
-Image = NDArray[np.uint8]  # (H, W, 3), RGB
-PADDING = 114  # grey value around a frame, as in YOLOv5
+COLOURED = 40  # of 255, largest minus smallest channel: from here on a pixel is Doppler colour
+DARK = 12  # of 255: below, a pixel may be outside the sector
+CLAHE_TILES = 8  # a side
+SHARPEN_SIGMA = 1.5  # pixels
+SMALLEST_SECTOR = 0.1  # of the frame: a smaller region is not taken for the sector
 
 
-class Geometry(NamedTuple):
-    """How a frame was letterboxed: ``x' = x * gain_x + left``, ``y' = y * gain_y + top``, in pixels.
+@dataclass(frozen=True)
+class Preprocessor:
+    """The filters, in the order in which they are applied; the defaults do nothing.
 
     Attributes:
-        original: (height, width) of the frame in its file.
+        sector_mask: blacken what lies outside the sector: text, ECG, colour bar.
+        gamma: exponent on luminance in [0, 1]; under 1 brightens.
+        clahe: clip limit of contrast-limited adaptive histogram equalisation; 0 leaves it out.
+        sharpen: weight of the unsharp mask; 0 leaves it out.
     """
 
-    original: tuple[int, int]
-    gain_x: float
-    gain_y: float
-    left: int
-    top: int
+    sector_mask: bool = False
+    gamma: float = 1.0
+    clahe: float = 0.0
+    sharpen: float = 0.0
+
+    @classmethod
+    def of(cls, hyp: Hyperparameters) -> Preprocessor:
+        """The filters that a hyp file asks for."""
+        return cls(hyp.sector_mask, hyp.gamma, hyp.clahe, hyp.sharpen)
+
+    def __call__(self, image: Image) -> Image:
+        """Filter a frame (H, W, 3) RGB at its original size; returns a new array, or the same if nothing is asked."""
+        if self == Preprocessor():
+            return image
+        if self.sector_mask:
+            image = np.where(find_sector(image)[..., None], image, 0).astype(np.uint8)
+        luminance = image.max(2)
+        changed = self._luminance(luminance)
+        grey = luminance - image.min(2) < COLOURED
+        gain = np.where(grey, changed / np.maximum(luminance, 1), 1.0)
+        return np.rint(image * gain[..., None]).clip(0, 255).astype(np.uint8)
+
+    def _luminance(self, values: NDArray[np.uint8]) -> NDArray[Any]:
+        """The filtered luminance (H, W), 0 to 255."""
+        if self.gamma != 1:
+            table = np.rint(255 * (np.arange(256) / 255) ** self.gamma).astype(np.uint8)
+            values = np.asarray(cv2.LUT(values, table), np.uint8)
+        if self.clahe:
+            values = np.asarray(cv2.createCLAHE(self.clahe, (CLAHE_TILES, CLAHE_TILES)).apply(values), np.uint8)
+        if self.sharpen:
+            blurred = cv2.GaussianBlur(values, (0, 0), SHARPEN_SIGMA)
+            values = np.asarray(cv2.addWeighted(values, 1 + self.sharpen, blurred, -self.sharpen, 0), np.uint8)
+        return values
 
 
-def whole_strides(size: int, stride: int) -> int:
-    """An image size in pixels as a multiple of the stride, rounded up, at least two strides; said where it changes."""
-    if size < 1:
-        raise InputError(f"--imgsz: expected at least 1 pixel, got {size}")
-    whole = max(math.ceil(size / stride), 2) * stride
-    if whole != size:
-        LOGGER.warning("--imgsz %d: taken as %d, a multiple of the network's stride", size, whole)
-    return whole
+def find_sector(image: Image) -> NDArray[np.bool_]:
+    """Where the ultrasound sector is (H, W): the convex hull of the largest bright region.
 
-
-def fit(shape: tuple[int, int], size: int) -> tuple[int, int]:
-    """(height, width) of a frame scaled so that its longer side is ``size`` pixels; no side under 1."""
-    ratio = size / max(shape)
-    return max(round(shape[0] * ratio), 1), max(round(shape[1] * ratio), 1)
-
-
-def padded(shape: tuple[int, int], stride: int) -> tuple[int, int]:
-    """The smallest (height, width) of whole strides that holds a frame of that shape."""
-    return math.ceil(shape[0] / stride) * stride, math.ceil(shape[1] / stride) * stride
-
-
-def resize(image: Image, size: int) -> Image:
-    """Scale a frame so that its longer side is ``size`` pixels: area average downwards, bilinear upwards.
-
-    The same for training, validation and detection, so that a frame gives the same boxes in each.
+    Where none is large enough the whole frame counts, so that a dark frame is not lost.
     """
-    height, width = fit((image.shape[0], image.shape[1]), size)
-    if (height, width) == image.shape[:2]:
-        return image
-    method = cv2.INTER_AREA if size < max(image.shape[:2]) else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, (width, height), interpolation=method), np.uint8)
+    shorter = min(image.shape[:2])
+    bright = (image.max(2) > DARK).astype(np.uint8)
+    # opening cuts thin text, ticks and ECG lines off; closing joins the tissue around dark chambers
+    opened = cv2.morphologyEx(bright, cv2.MORPH_OPEN, _disc(shorter // 60))
+    closed = cv2.morphologyEx(opened, cv2.MORPH_CLOSE, _disc(shorter // 20))
+    count, regions, statistics, _ = cv2.connectedComponentsWithStats(closed)
+    if count < 2:
+        return np.ones(image.shape[:2], bool)
+    largest = 1 + int(statistics[1:, cv2.CC_STAT_AREA].argmax())
+    outlines, _ = cv2.findContours((regions == largest).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    mask = np.zeros(image.shape[:2], np.uint8)
+    cv2.fillConvexPoly(mask, cv2.convexHull(np.concatenate(outlines)), 1)
+    if mask.mean() < SMALLEST_SECTOR:
+        return np.ones(image.shape[:2], bool)
+    return mask.astype(bool)
 
 
-def pad(image: Image, target: tuple[int, int], original: tuple[int, int]) -> tuple[Image, Geometry]:
-    """Centre a resized frame on grey.
-
-    Args:
-        image: (H, W, 3), no larger than the target.
-        target: (height, width) of the result.
-        original: (height, width) in the file, for the way back.
-    """
-    height, width = image.shape[:2]
-    top, left = (target[0] - height) // 2, (target[1] - width) // 2
-    canvas = np.full((*target, 3), PADDING, np.uint8)
-    canvas[top : top + height, left : left + width] = image
-    return canvas, Geometry(original, width / original[1], height / original[0], left, top)
-
-
-def letterbox(image: Image, size: int, stride: int, square: bool = False) -> tuple[Image, Geometry]:
-    """Resize and pad one frame: to a square of ``size``, or only as far as whole strides ask."""
-    resized = resize(image, size)
-    target = (size, size) if square else padded((resized.shape[0], resized.shape[1]), stride)
-    return pad(resized, target, (image.shape[0], image.shape[1]))
+def _disc(radius: int) -> NDArray[np.uint8]:
+    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * max(radius, 1) + 1,) * 2), np.uint8)

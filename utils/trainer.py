@@ -250,7 +250,7 @@ def frame_weights(dataset: EchoDataset, evaluation: Evaluation, nc: int) -> NDAr
     """Weight of each frame in sampling: the sum over its boxes of their class's rarity x (1 - AP)^2."""
     ap = np.zeros(nc)
     ap[evaluation.detection.classes] = evaluation.detection.ap.mean(1)
-    weight = (1 - ap) ** 2 / np.maximum(dataset.class_counts(), 1)
+    weight = np.maximum(1 - ap, 0.01) ** 2 / np.maximum(dataset.class_counts(), 1)
     weight /= weight.sum()
     of_frames = np.array([weight[label.boxes[:, 0].astype(int)].sum() for label in dataset.labels])
     # background frames hold no class; the rarest frame's weight keeps them in the game
