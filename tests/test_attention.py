@@ -110,18 +110,22 @@ def test_gradients_reach_every_gate_of_a_joint_network(joint: Network) -> None:
 
 
 @pytest.mark.parametrize(("gate", "scale"), [("paper", 1.0), ("identity", 2.0)])
+@pytest.mark.parametrize(
+    ("w0", "hidden"),  # averages are (3, 0.5), maxima (6, 2): relu(w0 of the averages) + relu(w0 of the maxima)
+    [((0.5, -1.0), 1 + 1), ((1.0, -4.0), 1 + 0), ((-1.0, 4.0), 0 + 2)],
+)
 @torch.no_grad()
-def test_cbam_follows_the_papers_equations(gate: str, scale: float) -> None:
+def test_cbam_follows_the_papers_equations(gate: str, scale: float, w0: tuple[float, float], hidden: float) -> None:
     """arXiv 1807.06521: equation 1, F' = M_c(F) * F and F'' = M_s(F') * F'; equations 2 and 3 give the two gates."""
     cbam = CBAM(2, kernel=3, reduction=2, gate=gate)
-    cbam.channel_attention.f1.weight.copy_(torch.tensor([0.5, -1.0]).view(1, 2, 1, 1))  # W0
-    cbam.channel_attention.f2.weight.copy_(torch.tensor([2.0, -1.0]).view(2, 1, 1, 1))  # W1
+    cbam.channel_attention.f1.weight.copy_(torch.tensor(w0).view(1, 2, 1, 1))
+    cbam.channel_attention.f2.weight.copy_(torch.tensor([2.0, -1.0]).view(2, 1, 1, 1))
     kernel = torch.arange(18.0).view(1, 2, 3, 3) / 10 - 0.8
     cbam.spatial_attention.conv.weight.copy_(kernel)
     f = torch.tensor([[[1.0, 2.0], [3.0, 6.0]], [[-1.0, 0.0], [1.0, 2.0]]])
 
-    # channel: averages (3, 0.5) -> relu(1.5 - 0.5) = 1; maxima (6, 2) -> relu(3 - 2) = 1; W1 of both: (4, -2)
-    m_c = scale / (1 + torch.exp(-torch.tensor([4.0, -2.0])))
+    # channel: W1 (2, -1) of the sum of both ways' hidden unit
+    m_c = scale / (1 + torch.exp(-torch.tensor([2.0, -1.0]) * hidden))
     f1 = f * m_c.view(2, 1, 1)
     # spatial: a 3x3 convolution, padded by zeros, over the channels' average and maximum
     pooled = torch.zeros(2, 4, 4)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import pickle
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +14,7 @@ import pytest
 import torch
 
 from models.yolo import Network
-from utils import checkpoint
+from utils import checkpoint, files
 from utils.config import ROOT, load_hyperparameters, load_yaml
 from utils.log import InputError
 
@@ -98,3 +101,31 @@ def test_starting_from_other_weights_says_how_many_matched(tmp_path: Path, caplo
 def test_weights_that_fit_nowhere_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="none of its 1 tensors"):
         checkpoint.start_from(network(), {"a": torch.zeros(1)}, tmp_path / "x.pt")
+
+
+def test_a_full_disk_is_told_as_that_and_leaves_the_earlier_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.BytesIO):
+        def write(self, data: Any) -> int:
+            if self.tell() > 10_000:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(data)
+
+        def fileno(self) -> int:
+            raise AssertionError("a file that could not be filled must not be renamed")
+
+    path = tmp_path / "a.pt"
+    checkpoint.save(path, content(network()))
+    before = path.read_bytes()
+
+    def fdopen(handle: int, mode: str) -> Full:
+        os.close(handle)
+        return Full()
+
+    monkeypatch.setattr(files.os, "fdopen", fdopen)
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        checkpoint.save(path, content(network()))
+    assert raised.value.filename == str(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]

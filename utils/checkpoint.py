@@ -6,12 +6,13 @@ of balancer and random numbers beside ``ema``, the averaged weights that are val
 
 from __future__ import annotations
 
+import io
 import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
@@ -70,7 +71,33 @@ def one_checkpoint(weights: str | Sequence[str]) -> Path:
 
 def save(path: Path, content: Mapping[str, Any]) -> None:
     """Write a checkpoint whole or not at all."""
-    write_whole(path, lambda file: torch.save({"format": FORMAT, **content}, file))
+    write_whole(path, lambda file: _save_into(file, {"format": FORMAT, **content}))
+
+
+def _save_into(file: BinaryIO, content: Mapping[str, Any]) -> None:
+    """``torch.save``, which on a full disk raises a RuntimeError of its own: here the file's error comes out."""
+    recorder = _ErrorRecorder(file)
+    try:
+        torch.save(dict(content), cast(BinaryIO, recorder))
+    except RuntimeError as error:
+        if recorder.error is None:
+            raise
+        raise recorder.error from error
+
+
+class _ErrorRecorder(io.RawIOBase):
+    """Passes bytes on to a file and remembers why that failed."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
 
 def strip(path: Path) -> None:
