@@ -292,7 +292,7 @@ def build_learner(
     schedule = Schedule(
         lr0=hyp.lr0, lrf=hyp.lrf, epochs=options.epochs, cosine=hyp.cos_lr,
         warmup_iterations=warmup_iterations(hyp.warmup_epochs, iterations), warmup_bias_lr=hyp.warmup_bias_lr,
-        warmup_momentum=hyp.warmup_momentum, momentum=hyp.momentum, accumulate=accumulate,
+        warmup_momentum=hyp.warmup_momentum, momentum=hyp.momentum, accumulate=hyp.nominal_batch / options.batch_size,
     )  # fmt: skip
     return Learner(
         network=network,

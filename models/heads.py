@@ -40,9 +40,9 @@ class Detect(nn.Module):
         return self.anchors.shape[1]
 
     def set_anchors(self, pixels: Tensor) -> None:
-        """Take anchors (nl, na, 2) in pixels; levels given from coarse to fine are turned round."""
+        """Take anchors (nl, na, 2) in pixels; levels given in the opposite order of the strides are turned round."""
         area = pixels.prod(-1).mean(-1)
-        if area[0] > area[-1]:
+        if (area[-1] - area[0]) * (self.strides[-1] - self.strides[0]) < 0:
             pixels = pixels.flip(0)
         self.anchors.copy_(pixels / self._stride_column(pixels))
 

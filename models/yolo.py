@@ -24,6 +24,7 @@ from utils.log import InputError
 KEYS = {
     "nc", "nv", "depth_multiple", "width_multiple", "anchors", "backbone", "head", "cbam_gate", "view_dropout",
 }  # fmt: skip
+UPSAMPLING = ("nearest", "bilinear", "bicubic", "nearest-exact")
 REQUIRED_KEYS = ("nc", "depth_multiple", "width_multiple", "anchors", "backbone", "head")
 
 
@@ -79,7 +80,9 @@ class _Description:
         self.cbam_gate = mapping.get("cbam_gate", "identity")
         if self.cbam_gate not in GATES:
             raise InputError(f"network description: cbam_gate: expected one of {GATES}, got {self.cbam_gate!r}")
-        self.view_dropout = float(mapping.get("view_dropout", 0.0))
+        self.view_dropout = mapping.get("view_dropout", 0.0)
+        if not _is_number(self.view_dropout) or not 0 <= self.view_dropout <= 1:
+            raise InputError(f"network description: view_dropout: expected 0 to 1, got {self.view_dropout!r}")
         self.anchors = mapping["anchors"]
         self.rows = _parse_rows(mapping)
 
@@ -139,27 +142,37 @@ def _cbam(d: _Description, row: Row, inputs: list[Shape]) -> Built:
 
 def _upsample(d: _Description, row: Row, inputs: list[Shape]) -> Built:
     size, scale, mode = row.arguments
+    if mode not in UPSAMPLING:
+        raise ValueError(f"mode: expected one of {', '.join(UPSAMPLING)}, got {mode!r}")
     return nn.Upsample(size, scale, mode), Shape(inputs[0].channels, inputs[0].stride / scale)
 
 
 def _concat(d: _Description, row: Row, inputs: list[Shape]) -> Built:
     if len({shape.stride for shape in inputs}) != 1:
         raise ValueError(f"its inputs have different strides: {[shape.stride for shape in inputs]}")
-    return Concat(*row.arguments), Shape(sum(shape.channels for shape in inputs), inputs[0].stride)
+    if row.arguments != (1,):
+        raise ValueError(f"expected [1], the channels' dimension, got {list(row.arguments)}")
+    return Concat(1), Shape(sum(shape.channels for shape in inputs), inputs[0].stride)
 
 
 def _detect(d: _Description, row: Row, inputs: list[Shape]) -> Built:
     nc, anchors = row.arguments
-    if isinstance(anchors, int):  # so many anchors a level, to be found from the data (autoanchor)
+    if (
+        isinstance(anchors, int) and not isinstance(anchors, bool) and anchors > 0
+    ):  # so many anchors a level, to be found from the data (autoanchor)
         anchors = [[step * shape.stride for step in range(2, 2 + anchors) for _ in "wh"] for shape in inputs]
     if not isinstance(anchors, list) or len({len(level) for level in anchors}) != 1 or len(anchors) != len(inputs):
         raise ValueError(f"anchors: expected {len(inputs)} lists of the same even length, got {anchors!r}")
+    if not all(_is_number(side) and side > 0 for level in anchors for side in level) or len(anchors[0]) % 2:
+        raise ValueError(f"anchors: expected widths and heights in pixels, got {anchors!r}")
     strides = [int(shape.stride) for shape in inputs]
     return Detect(nc, anchors, [shape.channels for shape in inputs], strides), Shape(0, 0)
 
 
 def _view_head(d: _Description, row: Row, inputs: list[Shape]) -> Built:
     views, hidden = row.arguments
+    if len(inputs) != 1:
+        raise ValueError(f"expected one layer to read, got {len(inputs)}")
     return ViewHead(inputs[0].channels, views, d.width(hidden), d.view_dropout), Shape(0, 0)
 
 
@@ -202,10 +215,13 @@ class Network(nn.Module):
         super().__init__()
         given = {"nc": nc, "nv": nv, "view_dropout": view_dropout}
         mapping = {**copy.deepcopy(dict(description)), **{k: v for k, v in given.items() if v is not None}}
-        if not with_view:
-            mapping["head"] = [row for row in mapping["head"] if row[2] != "ViewHead"]
-        self.description: dict[str, Any] = mapping
         checked = _Description(mapping)
+        if not with_view and checked.rows[-1].name == "ViewHead":
+            mapping["head"] = mapping["head"][:-1]
+            checked = _Description(mapping)
+        if not with_view and any(row.name == "ViewHead" for row in checked.rows):
+            raise InputError("network description: expected the ViewHead as the last layer, so that it can be left out")
+        self.description: dict[str, Any] = mapping
         layers, self.sources = _build(checked)
         self.model = nn.ModuleList(layers)
         self.nc = checked.nc
@@ -274,8 +290,9 @@ def _build(description: _Description) -> tuple[list[nn.Module], list[tuple[int, 
                 f"network description: layer {row.index} ({row.name}) with args {list(row.arguments)}: {error}"
             ) from error
         layers.append(module)
-    if sum(isinstance(layer, Detect) for layer in layers) != 1:
-        raise InputError("network description: expected exactly one Detect layer")
+    names = [row.name for row in description.rows]
+    if names.count("Detect") != 1 or names.count("ViewHead") > 1:
+        raise InputError("network description: expected one Detect layer and at most one ViewHead")
     return layers, [row.sources for row in description.rows]
 
 
@@ -292,7 +309,7 @@ def _repeated(
 def _parse_rows(mapping: Mapping[str, Any]) -> list[Row]:
     rows: list[Row] = []
     for part in ("backbone", "head"):
-        if not isinstance(mapping[part], Sequence):
+        if not isinstance(mapping[part], list) or not mapping[part]:
             raise InputError(f"network description: {part}: expected a list of rows, got {mapping[part]!r}")
         for row in mapping[part]:
             rows.append(_parse_row(len(rows), row, rows))
@@ -303,7 +320,7 @@ def _parse_row(index: int, row: Any, before: list[Row]) -> Row:
     if not (isinstance(row, Sequence) and len(row) == 4 and isinstance(row[3], Sequence)):
         raise InputError(f"network description: layer {index}: expected [from, number, module, args], got {row!r}")
     source, number, name, arguments = row
-    if name not in LAYERS:
+    if not isinstance(name, str) or name not in LAYERS:
         raise InputError(f"network description: layer {index}: unknown module {name!r}; known are {', '.join(LAYERS)}")
     sources = source if isinstance(source, Sequence) else [source]
     if not all(isinstance(s, int) and -index - 1 <= s < index for s in sources) or not sources:
@@ -320,16 +337,20 @@ def _parse_row(index: int, row: Any, before: list[Row]) -> Row:
 
 def _positive_integer(mapping: Mapping[str, Any], key: str) -> int:
     value = mapping[key]
-    if not isinstance(value, int) or value < 1:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise InputError(f"network description: {key}: expected a positive integer, got {value!r}")
     return value
 
 
 def _positive_number(mapping: Mapping[str, Any], key: str) -> float:
     value = mapping[key]
-    if not isinstance(value, (int, float)) or not value > 0:
+    if not _is_number(value) or not value > 0:
         raise InputError(f"network description: {key}: expected a positive number, got {value!r}")
     return float(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def parameter_count(network: nn.Module) -> int:

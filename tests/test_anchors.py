@@ -94,3 +94,9 @@ def test_boxes_under_two_pixels_are_left_out() -> None:
 def test_no_box_of_two_pixels_is_an_error(sizes: Floats) -> None:
     with pytest.raises(ValueError, match="no box of at least 2 pixels"):
         find_anchors(sizes, 9, 4.0, np.random.default_rng(0))
+
+
+def test_boxes_all_alike_give_different_anchors_around_their_size() -> None:
+    found = find_anchors(np.full((50, 2), 30.0), 9, 4.0, np.random.default_rng(0))
+    assert len(np.unique(found, axis=0)) == 9
+    assert recall(np.full((50, 2), 30.0), found, 1.5) == 1.0

@@ -167,3 +167,9 @@ def test_scaling_back_undoes_letterboxing_keeps_columns_and_clips() -> None:
     assert scale_boxes(letterboxed, gain, pad, (60, 150))[0, :4].tolist() == pytest.approx([30, 20, 150, 60])
     assert scale_boxes(torch.tensor([[-5.0, 0, 9, 90]]), gain, pad, (60, 150))[0].tolist() == [0, 0, 0, 60]
     assert scale_boxes(torch.zeros(0, 6), gain, pad, (60, 150)).shape == (0, 6)
+
+
+def test_rows_whose_place_is_not_a_number_are_dropped() -> None:
+    good, bad = [10.0, 10.0, 4.0, 4.0, 0.9, 1.0], [float("nan"), 10.0, 4.0, 4.0, 0.99, 1.0]
+    (found,) = non_max_suppression(torch.tensor([[good, bad]]))
+    assert found[:, 4].tolist() == pytest.approx([0.9])

@@ -117,3 +117,9 @@ def test_dropout_of_the_view_head_acts_in_training_only() -> None:
     assert torch.equal(view(x), view(x))
     none = ViewHead(8, 3, hidden=64)
     torch.testing.assert_close(none(x), none(x), rtol=0, atol=0)
+
+
+def test_anchors_follow_strides_that_go_from_coarse_to_fine() -> None:
+    pixels = torch.tensor(ANCHORS, dtype=torch.float32).view(3, 3, 2)
+    coarse_first = Detect(4, ANCHORS, [8, 8, 8], [32, 16, 8])
+    assert torch.equal(coarse_first.anchors_in_pixels(), pixels.flip(0))

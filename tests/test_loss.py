@@ -337,3 +337,11 @@ def test_a_detector_alone_has_no_view_loss(tiny: Network, forward: dict[str, Ten
     output = tiny(forward["x"])
     losses = JointLoss.of(tiny, hyp, 640)(output.raw, output.view, forward["targets"], torch.tensor([1, 0]))
     assert losses.view is None and losses.det > 0
+
+
+def test_a_batch_of_views_of_weight_zero_has_loss_zero(hyp: Hyperparameters) -> None:
+    logits = torch.zeros(2, 3, requires_grad=True)
+    loss = ViewLoss(dataclasses.replace(hyp, view_class_weights=(0.0, 1.0, 1.0)), 3)(logits, torch.tensor([0, 0]))
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad is not None and not logits.grad.any()

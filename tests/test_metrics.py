@@ -310,3 +310,12 @@ def test_without_a_labelled_frame_view_figures_are_zero(true: list[int]) -> None
 def test_all_views_right_is_one_everywhere() -> None:
     got = view_figures(np.array([2, 0, 1, 1]), np.array([2, 0, 1, 1]), 3)
     assert got.accuracy == got.macro_f1 == 1 and (got.precision == 1).all() and (got.recall == 1).all()
+
+
+def test_of_two_boxes_on_one_label_the_better_counts_in_the_matrix_and_the_surer_in_precision() -> None:
+    label = torch.tensor([[0.0, 0, 0, 100, 100]])
+    boxes = torch.tensor([[0.0, 0, 60, 100, 0.9, 0], [0.0, 0, 98, 100, 0.8, 0]])
+    assert match(boxes, label)[:, 0].tolist() == [True, False]
+    boxes[0, 5] = 1
+    matrix = confusion_matrix(boxes, label, 2)
+    assert matrix.tolist() == [[1, 0, 0], [0, 0, 1], [0, 0, 0]]

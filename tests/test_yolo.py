@@ -278,8 +278,18 @@ FAULTS = {
     "attention's channels": (small([-1, 1, "CBAM", [32]]), ["layer 2 (CBAM)", "expected 16 channels", "got 32"]),
     "Detect read": (small(DETECT, [2, 1, "Conv", [16]]), ["layer 3 reads layer 2, a head"]),
     "ViewHead read": (small(VIEW, [-1, 1, "Conv", [16]]), ["layer 3 reads layer 2, a head"]),
-    "two Detects": (small(DETECT), ["expected exactly one Detect layer"]),
-    "no Detect": ({**small(), "head": []}, ["expected exactly one Detect layer"]),
+    "two Detects": (small(DETECT), ["expected one Detect layer"]),
+    "two ViewHeads": (small(VIEW, VIEW), ["at most one ViewHead"]),
+    "a ViewHead of two layers": (small([[0, 1], 1, "ViewHead", ["nv", 16]]), ["layer 2 (ViewHead)", "one layer"]),
+    "no Detect": ({**small(), "head": [[-1, 1, "Conv", [16]]]}, ["expected one Detect layer"]),
+    "no head": ({**small(), "head": []}, ["head: expected a list of rows"]),
+    "a list as module": (small([-1, 1, ["Conv"], [16]]), ["layer 2: unknown module ['Conv']"]),
+    "upsampling mode": (small([-1, 1, "nn.Upsample", ["None", 2, "foo"]]), ["layer 2 (nn.Upsample)", "'foo'"]),
+    "concat dimension": (small([[0, 0], 1, "Concat", [7]]), ["layer 2 (Concat)", "[7]"]),
+    "anchors below zero": (small(anchors=[[-1, 2]]), ["layer 2 (Detect)", "[[-1, 2]]"]),
+    "yes as anchors": (small(anchors=True), ["layer 2 (Detect)", "True"]),
+    "yes as classes": (small(nc=True), ["nc: expected a positive integer, got True"]),
+    "infinite width": (small(width_multiple=float("inf")), ["width_multiple: expected a positive number, got inf"]),
     "anchors for other levels": (small(anchors=[[1, 1], [2, 2]]), ["layer 2 (Detect)", "expected 1 lists"]),
     "anchors of two lengths": (
         {**small(anchors=[[1, 1], [2, 2, 3, 3]]), "head": [[[0, 1], 1, "Detect", ["nc", "anchors"]]]},
@@ -292,7 +302,8 @@ FAULTS = {
     "width": (small(width_multiple=-1), ["width_multiple: expected a positive number, got -1"]),
     "depth": (small(depth_multiple="deep"), ["depth_multiple: expected a positive number, got 'deep'"]),
     "gate": (small(cbam_gate="half"), ["cbam_gate: expected one of", "identity", "paper", "got 'half'"]),
-    "dropout": (small(VIEW, view_dropout=1.5), ["layer 2 (ViewHead)", "1.5"]),
+    "dropout": (small(VIEW, view_dropout=1.5), ["view_dropout: expected 0 to 1, got 1.5"]),
+    "dropout as a word": (small(VIEW, view_dropout="x"), ["view_dropout: expected 0 to 1, got 'x'"]),
 }  # fmt: skip
 
 
@@ -337,3 +348,11 @@ def test_load_matching_reads_half_precision_weights(tiny_description: Mapping, t
     for name, tensor in network.state_dict().items():
         assert tensor.dtype == tiny_state[name].dtype
         torch.testing.assert_close(tensor, tiny_state[name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_view_head_that_is_not_last_cannot_be_left_out() -> None:
+    description = small([1, 1, "ViewHead", ["nv", 16]], [1, 1, "Conv", [16]])
+    rows = [*description["head"][:2], [3, 1, "Detect", ["nc", "anchors"]]]
+    assert Network({**description, "head": rows}).nv == 3
+    with pytest.raises(InputError, match="expected the ViewHead as the last layer"):
+        Network({**description, "head": rows}, with_view=False)

@@ -25,7 +25,7 @@ def box_sizes(boxes: list[NDArray[np.float32]], shapes: list[tuple[int, int]], i
         box[:, 3:5] * np.array([width, height]) * image_size / max(height, width)
         for box, (height, width) in zip(boxes, shapes, strict=True)
     ]
-    return np.concatenate(sizes).astype(np.float64).reshape(-1, 2)
+    return np.concatenate([np.zeros((0, 2)), *sizes]).astype(np.float64)
 
 
 def recall(sizes: Floats, anchors: Floats, threshold: float) -> float:
@@ -42,12 +42,12 @@ def _fit(sizes: Floats, anchors: Floats) -> Floats:
 def find_anchors(sizes: Floats, count: int, threshold: float, rng: np.random.Generator) -> Floats:
     """``count`` anchors (count, 2) in pixels, small to large: k-means, then random mutations that fit better.
 
-    With fewer boxes than anchors the boxes' own sizes are spread out a little.
+    Where there are few different sizes they are spread out a little.
     """
     sizes = sizes[(sizes >= SMALLEST).all(1)]
     if not len(sizes):
         raise ValueError("no box of at least 2 pixels")
-    while len(sizes) < 2 * count:
+    while len(np.unique(sizes, axis=0)) < 2 * count:
         sizes = np.concatenate((sizes, sizes * rng.uniform(0.8, 1.25, sizes.shape)))
     spread = np.maximum(sizes.std(0), 1e-6)
     anchors = kmeans2(sizes / spread, count, minit="++", rng=rng)[0] * spread

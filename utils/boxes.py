@@ -94,7 +94,7 @@ def non_max_suppression(
     multi_label = multi_label and predictions.shape[2] > 6
     found = []
     for rows in predictions.float():
-        rows = rows[rows[:, 4] > conf_thres]
+        rows = rows[(rows[:, 4] > conf_thres) & rows.isfinite().all(1)]
         scores = rows[:, 5:] * rows[:, 4:5]
         boxes = xywh_to_xyxy(rows[:, :4])
         if multi_label:

@@ -170,7 +170,7 @@ class ViewLoss:
         if self.gamma:
             right = logits.softmax(1).gather(1, views[:, None]).squeeze(1)
             each = each * (1 - right) ** self.gamma
-        return each.sum() / weights[views].sum()
+        return each.sum() / weights[views].sum().clamp(min=1e-12)  # a batch of views of weight 0 has loss 0
 
 
 class TaskLosses(NamedTuple):

@@ -92,7 +92,8 @@ def _mean(values: Floats) -> float:
 def match(detections: Tensor, labels: Tensor) -> NDArray[np.bool_]:
     """Which detections of a frame are right at which IoU threshold.
 
-    A detection and a label of its class are paired from the highest IoU down, each at most once.
+    A detection goes to the label of its class that it overlaps most; of several that go to one label, the most
+    confident is right.
 
     Args:
         detections: (n, 6) x1, y1, x2, y2, confidence, class.
@@ -107,21 +108,24 @@ def match(detections: Tensor, labels: Tensor) -> NDArray[np.bool_]:
     iou = box_iou(labels[:, 1:], detections[:, :4])
     iou = iou.where(labels[:, :1] == detections[None, :, 5], iou.new_zeros(())).cpu().numpy()
     for column, threshold in enumerate(IOU_THRESHOLDS.tolist()):
-        _, found = _pairs(iou, threshold)
+        _, found = _pairs(iou, threshold, by_overlap=False)
         correct[found, column] = True
     return correct
 
 
-def _pairs(iou: NDArray[np.float32], threshold: float) -> tuple[Integers, Integers]:
-    """Rows and columns of a greedy pairing: each column takes its best row, a row keeps one column.
+def _pairs(iou: NDArray[np.float32], threshold: float, by_overlap: bool) -> tuple[Integers, Integers]:
+    """Rows and columns of a pairing: each column takes its best row, a row keeps one of its columns.
 
-    Of several columns that want a row, the first stays: columns are in order of confidence.
+    That is the one of most overlap, or the first; columns are in order of confidence.
     """
     rows, columns = (iou >= threshold).nonzero()
     order = iou[rows, columns].argsort(kind="stable")[::-1]
     rows, columns = rows[order], columns[order]
     first = np.unique(columns, return_index=True)[1]
     rows, columns = rows[first], columns[first]
+    if by_overlap:
+        order = iou[rows, columns].argsort(kind="stable")[::-1]
+        rows, columns = rows[order], columns[order]
     first = np.unique(rows, return_index=True)[1]
     return rows[first], columns[first]
 
@@ -213,7 +217,7 @@ def confusion_matrix(
     true = labels[:, 0].long().cpu().numpy()
     predicted = detections[:, 5].long().cpu().numpy()
     iou = box_iou(labels[:, 1:], detections[:, :4]).cpu().numpy()
-    rows, columns = _pairs(iou, np.nextafter(np.float32(iou_thres), np.float32(1)))
+    rows, columns = _pairs(iou, np.nextafter(np.float32(iou_thres), np.float32(1)), by_overlap=True)
     np.add.at(matrix, (predicted[columns], true[rows]), 1)
     matrix[nc] += np.bincount(np.delete(true, rows), minlength=nc + 1)
     matrix[:, nc] += np.bincount(np.delete(predicted, columns), minlength=nc + 1)

@@ -48,7 +48,7 @@ class Schedule:
         epochs: length of the training.
         cosine: half a cosine instead of a straight line.
         warmup_iterations: biases go down from ``warmup_bias_lr`` meanwhile, other rates up from 0.
-        accumulate: batches a step after the warm-up, during which it grows from 1.
+        accumulate: batches a step after the warm-up, during which it grows from 1; rounded where it is used.
     """
 
     lr0: float
@@ -59,14 +59,14 @@ class Schedule:
     warmup_bias_lr: float
     warmup_momentum: float
     momentum: float
-    accumulate: int
+    accumulate: float
 
     def at(self, iteration: int, epoch: int) -> Rates:
         """Rates at the 0-based ``iteration``, counted over all epochs, which lies in the 0-based ``epoch``."""
         factor = (cosine if self.cosine else linear)(epoch, self.epochs, self.lrf)
         lr = self.lr0 * factor
         if iteration > self.warmup_iterations or not self.warmup_iterations:
-            return Rates(lr, lr, self.momentum, self.accumulate)
+            return Rates(lr, lr, self.momentum, max(1, round(self.accumulate)))
         share = iteration / self.warmup_iterations
         return Rates(
             bias_lr=self.warmup_bias_lr + share * (lr - self.warmup_bias_lr),
