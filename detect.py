@@ -18,10 +18,10 @@ import cv2
 import numpy as np
 
 from utils.checkpoint import one_checkpoint
-from utils.config import ROOT, find_file, load_dataset_config
+from utils.config import find_file, from_root, load_dataset_config
 from utils.draw import draw, save
 from utils.files import new_run_folder, write_text
-from utils.flags import COMMON, IMGSZ, Flag, from_keywords, parse
+from utils.flags import COMMON, IMGSZ, Flag, check_range, from_keywords, parse
 from utils.letterbox import Image
 from utils.log import InputError, progress, run_script
 from utils.outputs import CSV_HEADER, UniqueNames, csv_rows, label_rows, view_row
@@ -65,7 +65,8 @@ FLAGS = (
 def main(options: argparse.Namespace) -> Path:
     """Detect as the options say and return the run's folder."""
     weights = one_checkpoint(options.weights)
-    check(options)
+    check_range(options, "conf_thres iou_thres", 0, 1)
+    check_range(options, "vid_stride max_det line_thickness", 1)
     source = open_source(options.source, options.vid_stride)
     predictor = load(
         weights, options.device, options.imgsz, True if options.half else options.amp, options.conf_thres,
@@ -74,8 +75,7 @@ def main(options: argparse.Namespace) -> Path:
     names, view_names = shown_names(options, predictor)
     arriving = iter(source)
     first = next(arriving)  # a source that cannot be read ends here, before there is a folder
-    project = Path(options.project).expanduser()
-    folder = new_run_folder(project if project.is_absolute() else ROOT / project, options.name, options.exist_ok)
+    folder = new_run_folder(from_root(options.project), options.name, options.exist_ok)
     seconds, frames, boxes = 0.0, 0, 0
     with Writer(folder, options, names, view_names) as writer:
         for frame in progress(itertools.chain([first], arriving), "detection", total=source.total, unit="frame"):
@@ -88,16 +88,6 @@ def main(options: argparse.Namespace) -> Path:
     print(f"{boxes} boxes in {frames} frames, {seconds * 1000 / max(frames, 1):.1f} ms a frame ({predictor.compute})")
     print(f"Results in {folder}")
     return folder
-
-
-def check(options: argparse.Namespace) -> None:
-    """Refuse values outside their range."""
-    for name in ("conf_thres", "iou_thres"):
-        if not 0 <= getattr(options, name) <= 1:
-            raise InputError(f"--{name.replace('_', '-')}: expected 0 to 1, got {getattr(options, name)}")
-    for name in ("vid_stride", "max_det", "line_thickness"):
-        if getattr(options, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')}: expected at least 1, got {getattr(options, name)}")
 
 
 def shown_names(options: argparse.Namespace, predictor: Predictor) -> tuple[tuple[str, ...], tuple[str, ...]]:

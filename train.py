@@ -28,6 +28,7 @@ from utils.config import (
     DatasetConfig,
     Hyperparameters,
     find_file,
+    from_root,
     load_dataset_config,
     load_hyperparameters,
     load_yaml,
@@ -36,7 +37,7 @@ from utils.dataset import EchoDataset, EpochSampler, build_loader, prepare
 from utils.devices import seed_everything, select_compute
 from utils.engine import MultiScale, Thresholds
 from utils.files import new_run_folder, write_json, write_text
-from utils.flags import COMMON, IMGSZ, Flag, from_keywords, parse
+from utils.flags import COMMON, IMGSZ, Flag, check_range, from_keywords, parse
 from utils.frames import CACHE_MODES
 from utils.letterbox import whole_strides
 from utils.log import LOGGER, InputError, run_script
@@ -118,7 +119,8 @@ def main(options: argparse.Namespace) -> Path:
     val_loader = build_loader(val_set, options.batch_size * 2, options.workers)
     learner = build_learner(network, hyp, options, len(train_loader), image_size)
     # what can be wrong with the input has been found by now: only then is there a folder
-    folder = resumed.path.parents[1] if resumed else new_run_folder(*_place(options))
+    project = from_root(options.project)
+    folder = resumed.path.parents[1] if resumed else new_run_folder(project, options.name, options.exist_ok)
     LOGGER.info("Run: %s (%s)", folder, compute)
     plan = make_plan(folder, config, options, hyp, image_size, network.max_stride)
     if resumed:
@@ -194,9 +196,7 @@ def open_data(
     config: DatasetConfig, options: argparse.Namespace, hyp: Hyperparameters, stride: int
 ) -> tuple[EchoDataset, EchoDataset, int]:
     """Training and validation split, and the image size in whole strides."""
-    for name in ("epochs", "batch_size", "imgsz"):
-        if getattr(options, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')}: expected at least 1, got {getattr(options, name)}")
+    check_range(options, "epochs batch_size imgsz", 1)
     size = whole_strides(options.imgsz, stride)
     prepare(config)
     shared: dict[str, Any] = {
@@ -228,11 +228,6 @@ def _warn_of_shared_groups(train_set: EchoDataset, val_set: EchoDataset) -> None
             "%d of %d patients of val are in train, too (%.0f%% of its frames): its figures flatter",
             len(both), len(set(tested)), 100 * share,
         )  # fmt: skip
-
-
-def _place(options: argparse.Namespace) -> tuple[Path, str, bool]:
-    project = Path(options.project).expanduser()
-    return (project if project.is_absolute() else ROOT / project), options.name, options.exist_ok
 
 
 def build_network(config: DatasetConfig, options: argparse.Namespace, hyp: Hyperparameters) -> Network:

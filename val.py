@@ -14,19 +14,18 @@ from typing import Any
 
 from utils import checkpoint
 from utils.checkpoint import one_checkpoint
-from utils.config import ROOT, DatasetConfig, find_file, load_dataset_config
+from utils.config import DatasetConfig, find_file, from_root, load_dataset_config
 from utils.dataset import EchoDataset, build_loader, prepare
 from utils.devices import Compute, select_compute
-from utils.engine import Evaluation, Thresholds, evaluate
+from utils.engine import Evaluation, Thresholds, evaluate, inference_copy
 from utils.files import new_run_folder, write_json, write_text
-from utils.flags import COMMON, IMGSZ, Flag, from_keywords, parse
+from utils.flags import COMMON, IMGSZ, Flag, check_range, from_keywords, parse
 from utils.letterbox import whole_strides
 from utils.log import LOGGER, InputError, run_script
 from utils.loss import JointLoss
 from utils.outputs import UniqueNames, coco_rows, label_rows
 from utils.preprocess import Preprocessor
 from utils.report import metrics, table, write_batch_pictures, write_figures
-from utils.trainer import inference_copy
 
 TASKS = ("train", "val", "test", "speed", "study")
 FLAGS = (
@@ -72,7 +71,7 @@ def main(options: argparse.Namespace) -> dict[str, Any]:
     content, result, dataset = validate(
         found, config, split, found.image_size if options.imgsz is None else options.imgsz, compute, options
     )
-    folder = run_folder(options)
+    folder = new_run_folder(from_root(options.project), options.name, options.exist_ok)
     write_results(folder, content, result, dataset, found, options)
     print(f"\n{found.path} on {config.file} {split}, {content['settings']['imgsz']} pixels ({compute})\n")
     print(table(content, options.verbose or len(config.names) <= MANY_CLASSES))
@@ -95,17 +94,11 @@ def study(
         losses = [content["loss"][key] for key in ("box", "obj", "cls")]
         rows.append([*figures, *losses, *content["speed_ms"].values()])
         LOGGER.info("%4d pixels: mAP50 %.3f, %.1f ms a frame", size, content["map50"], sum(rows[-1][-3:]))
-    folder = run_folder(options)
+    folder = new_run_folder(from_root(options.project), options.name, options.exist_ok)
     path = folder / f"study_{config.file.stem}_{found.path.stem}.txt"
     write_text(path, "".join(" ".join(f"{value:10.4g}" for value in row) + "\n" for row in rows))
     print(f"Results in {path}")
     return content
-
-
-def run_folder(options: argparse.Namespace) -> Path:
-    """A new folder below ``--project``."""
-    project = Path(options.project).expanduser()
-    return new_run_folder(project if project.is_absolute() else ROOT / project, options.name, options.exist_ok)
 
 
 def checked_dataset(options: argparse.Namespace, found: checkpoint.Checkpoint) -> DatasetConfig:
@@ -140,12 +133,8 @@ def open_split(
 
 def thresholds(options: argparse.Namespace) -> Thresholds:
     """Of non-maximum suppression."""
-    for name in ("batch_size", "max_det"):
-        if getattr(options, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')}: expected at least 1, got {getattr(options, name)}")
-    for name in ("conf_thres", "iou_thres"):
-        if not 0 <= getattr(options, name) <= 1:
-            raise InputError(f"--{name.replace('_', '-')}: expected 0 to 1, got {getattr(options, name)}")
+    check_range(options, "batch_size max_det", 1)
+    check_range(options, "conf_thres iou_thres", 0, 1)
     return Thresholds(options.conf_thres, options.iou_thres, options.max_det, agnostic=options.single_cls)
 
 

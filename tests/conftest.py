@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,19 @@ import torch
 
 from models.yolo import Network
 from utils.config import ROOT, Hyperparameters, hyperparameters_from, load_yaml
+from utils.log import LOGGER
 
 torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
 GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """Undo what a script's start does to the logger, so that no test depends on those before it."""
+    before = LOGGER.handlers[:], LOGGER.level, LOGGER.propagate
+    LOGGER.handlers[:], LOGGER.propagate = [], True
+    yield
+    LOGGER.handlers[:], LOGGER.level, LOGGER.propagate = before
 
 
 @pytest.fixture

@@ -88,9 +88,6 @@ def test_starting_from_other_weights_says_how_many_matched(tmp_path: Path, caplo
     stock = Network({**load_yaml(ROOT / "models/hub/yolov5n.yaml"), "width_multiple": 0.125}, nc=4)
     joint = network()
     with caplog.at_level("INFO", logger="echo"):
-        import logging
-
-        logging.getLogger("echo").propagate = True
         checkpoint.start_from(joint, stock.state_dict(), tmp_path / "stock.pt")
     total = len(joint.state_dict())
     assert f"{len(stock.state_dict())} of {total} tensors matched" in caplog.text

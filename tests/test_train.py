@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +132,6 @@ def test_anchors_that_fit_badly_are_replaced_unless_forbidden(place: Path, caplo
 def test_patients_in_both_parts_are_told(place: Path, caplog: pytest.LogCaptureFixture) -> None:
     leaky = place / "leaky.yaml"
     leaky.write_text((place / "small.yaml").read_text().replace("val: images/val", "val: images/train"))
-    logging.getLogger("echo").propagate = True
     fit(place, "leaky", data=str(leaky))
     assert "are in train, too (100% of its frames)" in caplog.text
 

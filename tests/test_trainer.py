@@ -15,10 +15,10 @@ from tests.scripts import phantom_yaml
 from tests.test_engine import CPU, hyperparameters, parts, schedule, tiny_network
 from utils.config import load_dataset_config
 from utils.dataset import EchoDataset, build_loader, prepare
-from utils.engine import Evaluation, Speed
+from utils.engine import Evaluation, Speed, inference_copy
 from utils.log import InputError
 from utils.metrics import detection_figures
-from utils.trainer import Learner, Plan, fit, frame_weights, inference_copy, restore
+from utils.trainer import Learner, Plan, fit, frame_weights, restore
 
 
 @pytest.fixture(scope="module")

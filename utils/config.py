@@ -234,7 +234,7 @@ def load_dataset_config(path: Path) -> DatasetConfig:
     root_value = values.get("path", "")
     if not isinstance(root_value, str):
         raise InputError(f"{path}: path: expected a folder, got {root_value!r}")
-    root = _resolved(ROOT / _expanded(root_value), path)  # an absolute path replaces ROOT
+    root = _resolved(from_root(root_value), path)
     view_names = _names(values["view_names"], path, "view_names") if values.get("view_names") else ()
     if len(view_names) == 1:
         raise InputError(f"{path}: view_names: expected at least 2 views, got {list(view_names)}")
@@ -270,6 +270,11 @@ def _split(value: Any, root: Path, path: Path, key: str) -> tuple[Path, ...]:
     if not entries or not all(isinstance(entry, str) for entry in entries):
         raise InputError(f"{path}: {key}: expected a folder, a .txt list, or a list of those, got {value!r}")
     return tuple(_resolved(root / entry, path) for entry in entries)
+
+
+def from_root(name: str) -> Path:
+    """A path as typed; a relative one lies below the repository."""
+    return ROOT / _expanded(name)
 
 
 def _expanded(name: str) -> Path:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from models.balancers import Balancer
-from models.yolo import Network
+from models.yolo import Network, fused
 from utils.boxes import non_max_suppression, scale_boxes, xywh_to_xyxy
 from utils.dataset import Batch
 from utils.devices import Compute
@@ -208,6 +208,11 @@ class Evaluation:
     confusion: NDArray[np.int64]
     predictions: list[FramePrediction]
     speed: Speed
+
+
+def inference_copy(network: Network, compute: Compute) -> Network:
+    """The form in which every script evaluates a network: fused, in fp32, channels last, on the device."""
+    return fused(network).float().to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 @torch.inference_mode()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +70,15 @@ def from_keywords(flags: Sequence[Flag], keywords: dict[str, Any]) -> argparse.N
             raise InputError(_refusal(by_name[key]))
         given[by_name[key].name] = _converted(by_name[key], key, value)
     return _options(flags, given)
+
+
+def check_range(options: argparse.Namespace, names: str, low: float, high: float = math.inf) -> None:
+    """Raise an InputError where one of the options (``names``, separated by spaces) is given and outside its range."""
+    for name in names.split():
+        value = getattr(options, name)
+        if value is not None and not low <= value <= high:
+            words = f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
+            raise InputError(f"--{name.replace('_', '-')}: expected {words}, got {value}")
 
 
 def _converted(flag: Flag, key: str, value: Any) -> Any:

@@ -28,16 +28,16 @@ class InputError(Exception):
     """
 
 
-class _TqdmHandler(logging.StreamHandler):
-    """Writes log lines above a progress bar that is on screen instead of through it."""
+class _TqdmHandler(logging.Handler):
+    """Writes log lines to standard error, above a progress bar that is on screen instead of through it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=self.stream)
+        tqdm.write(self.format(record), file=sys.stderr)
 
 
 def setup(level: int = logging.INFO) -> None:
     """Send log lines to standard error, bare for information and with the level's name for anything above it."""
-    handler = _TqdmHandler(sys.stderr)
+    handler = _TqdmHandler()
     handler.setFormatter(_LevelFormatter())
     LOGGER.handlers[:] = [handler]
     LOGGER.setLevel(level)

@@ -14,10 +14,9 @@ from models.yolo import Network
 from utils import checkpoint
 from utils.boxes import non_max_suppression, scale_boxes
 from utils.devices import Compute, select_compute
-from utils.engine import to_float
+from utils.engine import inference_copy, to_float
 from utils.letterbox import Image, letterbox, whole_strides
 from utils.preprocess import Preprocessor
-from utils.trainer import inference_copy
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from models.balancers import Balancer
-from models.yolo import Network, fused
+from models.yolo import Network
 from utils import checkpoint
 from utils.config import ROOT, Hyperparameters
 from utils.dataset import Batch, EchoDataset, EpochSampler
 from utils.devices import Compute
-from utils.engine import EpochResult, Evaluation, MultiScale, Thresholds, evaluate, train_one_epoch
+from utils.engine import EpochResult, Evaluation, MultiScale, Thresholds, evaluate, inference_copy, train_one_epoch
 from utils.log import LOGGER, InputError
 from utils.loggers import RunLogger
 from utils.loss import JointLoss
@@ -162,11 +162,6 @@ def _validate(learner: Learner, loader: DataLoader[Batch], plan: Plan, compute: 
     network = inference_copy(learner.running_mean.network, compute)
     nc, nv = len(plan.names), len(plan.view_names)
     return evaluate(network, loader, nc, nv, compute, plan.thresholds, learner.criterion)
-
-
-def inference_copy(network: Network, compute: Compute) -> Network:
-    """The form in which every script evaluates a network: fused, in fp32, channels last, on the device."""
-    return fused(network).float().to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _row(epoch: int, learner: Learner, result: EpochResult, evaluation: Evaluation | None) -> dict[str, float]:
