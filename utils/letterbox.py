@@ -2,7 +2,8 @@
 
 A network must be shown frames padded as in its training. Without augmentation it knows no other padding, and the view
 head, which averages over the whole map, is thrown off by another: on phantom frames, networks trained on squares named
-every view right in squares, but only 0.34 (chance) and 0.76 of them in rectangles with half a stride of margin. So the kind of padding is stored in the checkpoint, and val.py and detect.py follow it.
+every view right in squares, but only 0.34 (chance) and 0.76 of them in rectangles with half a stride of margin. So the
+kind of padding is stored in the checkpoint, and val.py and detect.py follow it.
 """
 
 from __future__ import annotations
