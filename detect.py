@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import csv
 import itertools
+import os
 import sys
 import time
 from pathlib import Path
@@ -67,6 +68,8 @@ def main(options: argparse.Namespace) -> Path:
     weights = one_checkpoint(options.weights)
     check_range(options, "conf_thres iou_thres", 0, 1)
     check_range(options, "vid_stride max_det line_thickness", 1)
+    if options.view_img and not has_screen():
+        raise InputError("--view-img: expected a screen, but neither DISPLAY nor WAYLAND_DISPLAY is set")
     source = open_source(options.source, options.vid_stride)
     predictor = load(
         weights, options.device, options.imgsz, True if options.half else options.amp, options.conf_thres,
@@ -201,6 +204,11 @@ class Writer:
         if self._video is not None:
             self._video[1].release()
             self._video = None
+
+
+def has_screen() -> bool:
+    """Whether a window can be opened; without a screen on Linux, OpenCV would end the whole process."""
+    return not sys.platform.startswith("linux") or any(os.environ.get(n) for n in ("DISPLAY", "WAYLAND_DISPLAY"))
 
 
 def show(image: Image, still: bool) -> bool:

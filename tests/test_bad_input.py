@@ -260,5 +260,13 @@ def test_detection_flags_with_faults(place: Path, error: Callable[..., str], arg
     assert words in error("detect", "--weights", place / "best.pt", "--source", place / "frame.jpg", *arguments)
 
 
+def test_a_window_without_a_screen(place: Path, error: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(detect.sys, "platform", "linux")
+    arguments = ("--weights", place / "best.pt", "--source", place / "frame.jpg", "--view-img")
+    assert "--view-img: expected a screen" in error("detect", *arguments)
+
+
 def test_a_script_in_its_own_process_ends_with_one_line(place: Path) -> None:
     assert "absent.pt" in fail("val.py", "--weights", "absent.pt")

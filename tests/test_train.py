@@ -14,6 +14,8 @@ from tests.scripts import phantom_yaml, tiny_cfg
 from utils.checkpoint import read
 from utils.log import InputError
 from utils.loggers import read_results
+from utils.predict import load
+from utils.preprocess import Preprocessor
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +129,22 @@ def test_anchors_that_fit_badly_are_replaced_unless_forbidden(place: Path, caplo
     found = weights(fit(place, "anchors", cfg=str(place / "huge.yaml")))
     assert kept["model.24.anchors"].max() == 50
     assert found["model.24.anchors"][2].max() < 5
+
+
+def test_a_hyp_file_may_ask_for_a_number_of_anchors(place: Path) -> None:
+    hyp = yaml.safe_load((Path(train.ROOT) / "hyp" / "detection_only.yaml").read_text())
+    (place / "anchors.yaml").write_text(yaml.safe_dump({**hyp, "anchors": 4.4}))
+    found = weights(fit(place, "anchors", hyp=str(place / "anchors.yaml")))
+    assert found["model.24.anchors"].shape == (3, 4, 2)
+
+
+def test_filters_of_a_hyp_file_travel_in_the_checkpoint(place: Path) -> None:
+    hyp = yaml.safe_load((Path(train.ROOT) / "hyp" / "joint_training_rules.yaml").read_text())
+    (place / "filters.yaml").write_text(yaml.safe_dump({**hyp, "clahe": 2.0, "sector_mask": True}))
+    folder = fit(place, "filters", hyp=str(place / "filters.yaml"))
+    loaded = load(folder / "weights" / "best.pt")
+    assert loaded.preprocessor == Preprocessor(sector_mask=True, clahe=2.0)
+    assert not same(folder, fit(place, "filters"))
 
 
 def test_patients_in_both_parts_are_told(place: Path, caplog: pytest.LogCaptureFixture) -> None:

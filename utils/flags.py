@@ -10,7 +10,7 @@ import difflib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from utils.log import InputError
 
@@ -43,12 +43,19 @@ class Flag:
         return self.names.split()[0].replace("-", "_")
 
 
+class _Parser(argparse.ArgumentParser):
+    """Ends a usage error in one line, without the list of all flags."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
+
+
 def parse(flags: Sequence[Flag], description: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Options from a command line; ``.typed`` is the set of names that stand on it.
 
     A refused flag ends the program as any usage error does: one line, and exit code 2.
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for flag in flags:
         _add(parser, flag)
     given = vars(parser.parse_args(argv))
