@@ -125,9 +125,11 @@ def main(options: argparse.Namespace) -> Path:
     plan = make_plan(folder, config, options, hyp, image_size, network.max_stride)
     if resumed:
         restore(learner, resumed.content, resumed.path)
+        weights = resumed.content["frame_weights"]
         plan = dataclasses.replace(
             plan, start_epoch=resumed.content["epoch"] + 1,
             best_fitness=resumed.content["best_fitness"], best_epoch=resumed.content["best_epoch"],
+            frame_weights=None if weights is None else weights.numpy(),
         )  # fmt: skip
     else:
         write_start(folder, options, hyp, train_set, val_set, plan.names)

@@ -59,10 +59,14 @@ def test_a_typed_flag_beats_the_hyp_file_which_beats_the_default(place: Path, ca
     assert read(folder / "weights" / "best.pt").hyp.seed == 7
 
 
-@pytest.mark.parametrize("resumed_after", [1, 2])
-def test_a_resumed_run_ends_as_an_uninterrupted_one(place: Path, resumed_after: int) -> None:
-    whole = fit(place, "whole", epochs=3, save_period=1)
-    cut = fit(place, "cut", epochs=3, save_period=1)
+@pytest.mark.parametrize(
+    ("resumed_after", "keywords"),
+    [(1, {}), (2, {"multi_scale": True}), (1, {"image_weights": True, "hyp": "echo_safe_augment.yaml"})],
+    ids=str,
+)
+def test_a_resumed_run_ends_as_an_uninterrupted_one(place: Path, resumed_after: int, keywords: dict[str, Any]) -> None:
+    whole = fit(place, "whole", epochs=3, save_period=1, **keywords)
+    cut = fit(place, "cut", epochs=3, save_period=1, **keywords)
     last = cut / "weights" / "last.pt"
     last.write_bytes((cut / "weights" / f"epoch{resumed_after}.pt").read_bytes())
     assert train.run(resume=str(last)) == cut
@@ -120,6 +124,11 @@ def test_patience_stops_a_training_that_does_not_improve(place: Path) -> None:
     (place / "still.yaml").write_text(yaml.safe_dump({**hyp, "lr0": 0.0, "warmup_epochs": 0.0}))
     folder = fit(place, "patience", epochs=9, patience=2, hyp=str(place / "still.yaml"))
     assert len(read_results(folder / "results.csv")) == 3
+
+
+def test_patience_does_not_count_epochs_that_are_not_validated(place: Path) -> None:
+    folder = fit(place, "unseen", epochs=4, patience=1, noval=True)
+    assert len(read_results(folder / "results.csv")) == 4
 
 
 def test_anchors_that_fit_badly_are_replaced_unless_forbidden(place: Path, caplog: pytest.LogCaptureFixture) -> None:

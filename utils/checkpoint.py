@@ -24,7 +24,7 @@ from utils.log import LOGGER, InputError
 
 FORMAT = 1
 REQUIRED = ("format", "description", "names", "view_names", "image_size", "rect", "hyp", "epoch", "ema")
-ONLY_FOR_TRAINING = ("network", "optimizer", "balancer", "random", "options")
+ONLY_FOR_TRAINING = ("network", "optimizer", "balancer", "random", "options", "frame_weights")
 
 
 @dataclass(frozen=True)

@@ -231,6 +231,8 @@ def build_loader(
         collate_fn=collate,
         pin_memory=pin,
         persistent_workers=workers > 0,
+        # workers are seeded from this, not from the global generator, whose state a resumed run must find again
+        generator=torch.Generator().manual_seed(seed),
     )
 
 

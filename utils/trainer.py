@@ -57,7 +57,7 @@ class Plan:
         image_weights: draw frames by how badly their classes are found.
         thresholds: of the validation.
         options: of the script, to be stored in checkpoints.
-        start_epoch, best_fitness, best_epoch: where a resumed training goes on.
+        start_epoch, best_fitness, best_epoch, frame_weights: where a resumed training goes on.
     """
 
     folder: Path
@@ -77,6 +77,7 @@ class Plan:
     start_epoch: int = 0
     best_fitness: float = -1.0
     best_epoch: int = 0
+    frame_weights: NDArray[np.float64] | None = None
 
     @property
     def last(self) -> Path:
@@ -118,6 +119,7 @@ def fit(
     best_fitness, best_epoch = plan.best_fitness, plan.best_epoch
     sampler = train_loader.sampler
     assert isinstance(sampler, EpochSampler)
+    sampler.weights = plan.frame_weights
     epochs = learner.schedule.epochs
     for epoch in range(plan.start_epoch, epochs):
         sampler.epoch = epoch
@@ -132,13 +134,14 @@ def fit(
         improved = fitness > best_fitness
         if improved:
             best_fitness, best_epoch = fitness, epoch
-        stopping = bool(plan.patience) and epoch - best_epoch >= plan.patience
+        stopping = evaluation is not None and 0 < plan.patience <= epoch - best_epoch
+        if evaluation and plan.image_weights and isinstance(train_loader.dataset, EchoDataset):
+            sampler.weights = frame_weights(train_loader.dataset, evaluation, len(plan.names))
         logger.log(_row(epoch, learner, result, evaluation))
         if plan.save_every_epoch or last or stopping:
             content = _content(learner, plan, epoch, best_fitness, best_epoch, evaluation)
+            content["frame_weights"] = None if sampler.weights is None else torch.from_numpy(sampler.weights)
             _save(content, plan, epoch, improved or not plan.best.exists())
-        if evaluation and plan.image_weights and isinstance(train_loader.dataset, EchoDataset):
-            sampler.weights = frame_weights(train_loader.dataset, evaluation, len(plan.names))
         if stopping:
             LOGGER.info("No better fitness for %d epochs: stopped after epoch %d", plan.patience, epoch + 1)
             break
@@ -153,7 +156,8 @@ def _check(result: EpochResult, epoch: int, plan: Plan) -> None:
     """Stop when an epoch's losses are no numbers any more; the checkpoints stay as the last good epoch left them."""
     if result.skipped:
         LOGGER.warning("epoch %d: %d steps skipped, their gradient was not finite", epoch + 1, result.skipped)
-    if not np.isfinite(result.losses[:3]).all():
+    learned = result.losses if plan.view_names else result.losses[:3]
+    if not np.isfinite(learned).all():
         kept = f"; the epoch before it is in {plan.last}" if plan.last.exists() else ""
         raise InputError(f"epoch {epoch + 1}: the loss is not finite: try a lower lr0 or --no-amp{kept}")
 
