@@ -125,7 +125,7 @@ class Writer:
         self.folder, self.options, self.names, self.view_names = folder, options, names, view_names
         self._unique = UniqueNames()
         self._crops: dict[tuple[str, str], int] = {}
-        self._video: tuple[Path, cv2.VideoWriter] | None = None
+        self._video: tuple[Path, cv2.VideoWriter, tuple[int, int]] | None = None
         self._csv: TextIO | None = None
         if options.save_csv:
             self._csv = (folder / "predictions.csv").open("w", newline="", encoding="utf-8")
@@ -144,7 +144,7 @@ class Writer:
     def take(self, frame: Frame, prediction: Prediction) -> bool:
         """Write one frame's results; False when the user closed the window."""
         options, name = self.options, self._unique(frame.path)
-        numbered = name if frame.number is None else f"{name}_{frame.number}"
+        numbered = self._unique(frame.path, frame.number)
         if options.save_txt or options.save_view:
             self._write_label(numbered, frame, prediction)
         if self._csv is not None:
@@ -195,9 +195,11 @@ class Writer:
         if self._video is None or self._video[0] != path:
             self._close_video()
             size = (image.shape[1], image.shape[0])
-            self._video = (path, cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, size))
+            self._video = (path, cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, size), size)
             if not self._video[1].isOpened():
                 raise InputError(f"{path}: OpenCV cannot write a video here; --nosave leaves videos out")
+        if (image.shape[1], image.shape[0]) != self._video[2]:  # OpenCV drops such a frame without a word
+            image = np.asarray(cv2.resize(image, self._video[2]), np.uint8)
         self._video[1].write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
 
     def _close_video(self) -> None:

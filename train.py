@@ -27,10 +27,11 @@ from utils.config import (
     ROOT,
     DatasetConfig,
     Hyperparameters,
+    class_names,
     find_file,
     from_root,
+    hyperparameters_from,
     load_dataset_config,
-    load_hyperparameters,
     load_yaml,
 )
 from utils.dataset import EchoDataset, EpochSampler, build_loader, prepare
@@ -139,13 +140,17 @@ def main(options: argparse.Namespace) -> Path:
 
 
 def latest_checkpoint(resume: str | bool) -> Path:
-    """The checkpoint that ``--resume`` means: the one given, or the latest last.pt below runs/."""
+    """The checkpoint that ``--resume`` means: the one given, or that of the latest run cut off below runs/."""
     if resume is not True:
-        return Path(str(resume))
-    found = sorted((ROOT / "runs").rglob("last.pt"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise InputError("--resume: no last.pt below runs/; name one")
-    return found[-1]
+        path = Path(str(resume)).expanduser().resolve()
+        if path.parent.name != "weights":
+            raise InputError(f"--resume {resume}: expected a checkpoint in its run's folder, as in exp/weights/last.pt")
+        return path
+    found = sorted((ROOT / "runs").rglob("weights/last.pt"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in found:
+        if not checkpoint.read(path).content.get("finished", True):
+            return path
+    raise InputError(f"--resume: none of {len(found)} runs below runs/ was cut off; name a last.pt")
 
 
 def resumed_options(resumed: checkpoint.Checkpoint, typed: argparse.Namespace) -> argparse.Namespace:
@@ -153,8 +158,8 @@ def resumed_options(resumed: checkpoint.Checkpoint, typed: argparse.Namespace) -
     stored = resumed.content.get("options")
     if not stored:
         raise InputError(f"{resumed.path}: expected a checkpoint to resume from (last.pt), got a stripped one")
-    if resumed.content["epoch"] + 1 >= stored["epochs"]:
-        raise InputError(f"{resumed.path}: its training of {stored['epochs']} epochs is finished; nothing to resume")
+    if resumed.content["finished"]:
+        raise InputError(f"{resumed.path}: its training is finished; nothing to resume")
     takes_effect = {"resume", "traceback", "device", "workers"}
     ignored = sorted(typed.typed - takes_effect)
     if ignored:
@@ -167,9 +172,9 @@ def resumed_options(resumed: checkpoint.Checkpoint, typed: argparse.Namespace) -
 
 def merged_hyperparameters(options: argparse.Namespace) -> Hyperparameters:
     """The hyp file's, with the flags that were typed over them."""
-    hyp = load_hyperparameters(find_file(options.hyp, "hyp", flag="--hyp"))
+    path = find_file(options.hyp, "hyp", flag="--hyp")
     typed = {name: getattr(options, name) for name in FROM_HYP if name in options.typed}
-    hyp = dataclasses.replace(hyp, **typed)
+    hyp = hyperparameters_from({**load_yaml(path), **typed}, path)
     if hyp.balance not in BALANCERS:
         raise InputError(f"{options.hyp}: balance: expected one of {', '.join(BALANCERS)}, got {hyp.balance!r}")
     if hyp.copy_paste:
@@ -182,8 +187,6 @@ def merged_hyperparameters(options: argparse.Namespace) -> Hyperparameters:
 def checked_dataset(options: argparse.Namespace, hyp: Hyperparameters) -> DatasetConfig:
     """The dataset of ``--data``, made if it is a generated one."""
     config = load_dataset_config(find_file(options.data, "data", flag="--data"))
-    if options.single_cls:
-        config = dataclasses.replace(config, names=("object",) if len(config.names) > 1 else config.names)
     if not hyp.classification_enabled:
         return config
     if not config.view_names:
@@ -199,6 +202,9 @@ def open_data(
 ) -> tuple[EchoDataset, EchoDataset, int]:
     """Training and validation split, and the image size in whole strides."""
     check_range(options, "epochs batch_size imgsz", 1)
+    check_range(options, "workers", 0)
+    if options.rect and options.image_weights:
+        raise InputError("--rect --image-weights: expected one of them; frames drawn at random make no rectangles")
     size = whole_strides(options.imgsz, stride)
     prepare(config)
     shared: dict[str, Any] = {
@@ -238,7 +244,7 @@ def build_network(config: DatasetConfig, options: argparse.Namespace, hyp: Hyper
     if round(hyp.anchors):
         description = {**description, "anchors": round(hyp.anchors)}
     network = Network(
-        description, nc=len(config.names), nv=len(config.view_names) or None,
+        description, nc=len(class_names(config, options.single_cls)), nv=len(config.view_names) or None,
         with_view=hyp.classification_enabled, view_dropout=hyp.view_dropout,
     )  # fmt: skip
     if hyp.classification_enabled and network.view_head is None:
@@ -248,7 +254,10 @@ def build_network(config: DatasetConfig, options: argparse.Namespace, hyp: Hyper
         )
     if options.weights:
         start = checkpoint.read(Path(options.weights).expanduser())
-        checkpoint.start_from(network, start.content["ema"], start.path)
+        state = start.content["ema"]
+        if "cfg" in options.typed or round(hyp.anchors):  # then the anchors asked for stay, as in YOLOv5
+            state = {name: tensor for name, tensor in state.items() if not name.endswith(".anchors")}
+        checkpoint.start_from(network, state, start.path)
     return network
 
 
@@ -258,11 +267,16 @@ def fit_anchors(network: Network, train_set: EchoDataset, hyp: Hyperparameters, 
     old = network.detect.anchors_in_pixels()
     before = recall(sizes, old.view(-1, 2).double().numpy(), hyp.anchor_t)
     LOGGER.info("Anchors: %.1f%% of the boxes can be matched", 100 * before)
-    if before >= GOOD_RECALL or not len(sizes):
+    asked = round(hyp.anchors) > 0  # then the present ones are placeholders
+    if before >= GOOD_RECALL and not asked:
         return
-    found = find_anchors(sizes, old.shape[0] * old.shape[1], hyp.anchor_t, np.random.default_rng(hyp.seed))
+    try:
+        found = find_anchors(sizes, old.shape[0] * old.shape[1], hyp.anchor_t, np.random.default_rng(hyp.seed))
+    except ValueError as error:
+        LOGGER.warning("Anchors: none found, the present ones stay: %s", error)
+        return
     after = recall(sizes, found, hyp.anchor_t)
-    if after <= before:
+    if after <= before and not asked:
         return
     network.detect.set_anchors(torch.from_numpy(found).float().view_as(old))
     rows = [[round(v, 1) for v in level] for level in found.reshape(old.shape[0], -1).tolist()]
@@ -272,7 +286,7 @@ def fit_anchors(network: Network, train_set: EchoDataset, hyp: Hyperparameters, 
 def freeze(network: Network, layers: Sequence[int]) -> None:
     """Stop the gradient of the first N layers, or of each layer in a list of several."""
     frozen = set(range(layers[0])) if len(layers) == 1 else set(layers)
-    if not frozen <= set(range(len(network.model))):
+    if min(layers) < 0 or not frozen <= set(range(len(network.model))):
         raise InputError(f"--freeze: expected layers from 0 to {len(network.model) - 1}, got {list(layers)}")
     for index in frozen:
         network.model[index].requires_grad_(False)
@@ -308,7 +322,7 @@ def make_plan(
     stored = {key: value for key, value in vars(options).items() if key != "typed"}
     return Plan(
         folder=folder,
-        names=config.names,
+        names=class_names(config, options.single_cls),
         view_names=config.view_names if hyp.classification_enabled else (),
         image_size=image_size,
         rect=options.rect,
@@ -319,7 +333,7 @@ def make_plan(
         validate_every_epoch=not options.noval,
         image_weights=options.image_weights,
         multi_scale=MultiScale(hyp.seed, stride) if options.multi_scale else None,
-        thresholds=Thresholds(agnostic=options.single_cls),
+        thresholds=Thresholds(single_class=options.single_cls),
         options={key: list(value) if isinstance(value, tuple) else value for key, value in stored.items()},
     )
 

@@ -104,15 +104,13 @@ def study(
 def checked_dataset(options: argparse.Namespace, found: checkpoint.Checkpoint) -> DatasetConfig:
     """The dataset of ``--data``, if its classes and views are those of the checkpoint."""
     config = load_dataset_config(find_file(options.data, "data", flag="--data"))
-    if options.single_cls:
-        config = dataclasses.replace(config, names=found.names if len(found.names) == 1 else ("object",))
-    for kind, here, there in (
-        ("names", config.names, found.names),
-        ("view_names", config.view_names, found.view_names),
-    ):
-        if len(here) != len(there) and not (kind == "view_names" and not (here and there)):
+    pairs = [("view_names", config.view_names, found.view_names)] if config.view_names and found.view_names else []
+    if not options.single_cls:
+        pairs.append(("names", config.names, found.names))
+    for kind, here, there in pairs:
+        if len(here) != len(there):
             raise InputError(f"{config.file}: {kind}: expected {list(there)}, as {found.path} has, got {list(here)}")
-        if here != there and here and there:
+        if here != there:
             LOGGER.warning("%s: %s are %s, the checkpoint's %s", config.file, kind, list(here), list(there))
     prepare(config)
     return config
@@ -135,7 +133,7 @@ def thresholds(options: argparse.Namespace) -> Thresholds:
     """Of non-maximum suppression."""
     check_range(options, "batch_size max_det", 1)
     check_range(options, "conf_thres iou_thres", 0, 1)
-    return Thresholds(options.conf_thres, options.iou_thres, options.max_det, agnostic=options.single_cls)
+    return Thresholds(options.conf_thres, options.iou_thres, options.max_det, single_class=options.single_cls)
 
 
 def validate(
@@ -149,14 +147,14 @@ def validate(
     dataset = open_split(found, config, split, size, network.max_stride, options)
     loader = build_loader(dataset, options.batch_size, options.workers)
     result = evaluate(
-        inference_copy(network, compute), loader, network.nc, len(found.view_names) if config.view_names else 0,
+        inference_copy(network, compute), loader, len(dataset.names), len(found.view_names) if config.view_names else 0,
         compute, limits, JointLoss.of(network, found.hyp, size), split,
     )  # fmt: skip
     settings = {
         "weights": str(found.path), "data": str(config.file), "split": split, "imgsz": size, "rect": found.rect,
         "batch_size": options.batch_size, **dataclasses.asdict(limits), "compute": str(compute),
     }  # fmt: skip
-    return metrics(result, config.names, found.view_names, settings), result, dataset
+    return metrics(result, dataset.names, found.view_names, settings), result, dataset
 
 
 def write_results(
@@ -167,8 +165,8 @@ def write_results(
     write_json(folder / "metrics.json", content)
     if dataset.problems:
         write_text(folder / "data_problems.txt", "".join(f"{problem}\n" for problem in dataset.problems))
-    write_figures(result, dataset.config.names, found.view_names, folder)
-    write_batch_pictures(dataset, result, dataset.config.names, found.view_names, folder, options.batch_size)
+    write_figures(result, dataset.names, found.view_names, folder)
+    write_batch_pictures(dataset, result, dataset.names, found.view_names, folder, options.batch_size)
     if options.save_json:
         rows = [
             row for frame in result.predictions for row in coco_rows(frame.boxes.numpy(), dataset.files[frame.index])

@@ -195,17 +195,17 @@ def test_gain_scales_brightness_and_leaves_hue_and_saturation(gain: float) -> No
 @pytest.mark.parametrize(
     ("hue", "saturation", "value", "expected"),
     [
-        (0.5, 0, 0, (0, 255, 255)),
-        (1 / 3, 0, 0, (0, 255, 0)),
-        (-1 / 3, 0, 0, (0, 0, 255)),
+        (0.5, 0, 0, (0, 255, 255)),  # the hue of green, a third of the circle, times 1.5
+        (1, 0, 0, (0, 0, 255)),
+        (-1, 0, 0, (255, 0, 0)),
         (0, -1, 0, (255, 255, 255)),
         (0, 0, -1, (0, 0, 0)),
-        (0, 0, 1, (255, 0, 0)),  # never past 255
+        (0, 0, 1, (0, 255, 0)),  # never past 255
     ],
 )
-def test_red_under_each_change(hue: float, saturation: float, value: float, expected: tuple[int, int, int]) -> None:
-    red = sample()._replace(image=np.full((4, 4, 3), (255, 0, 0), np.uint8))
-    assert change_colour(red, hue, saturation, value).image[0, 0].tolist() == list(expected)
+def test_green_under_each_change(hue: float, saturation: float, value: float, expected: tuple[int, int, int]) -> None:
+    green = sample()._replace(image=np.full((4, 4, 3), (0, 255, 0), np.uint8))
+    assert change_colour(green, hue, saturation, value).image[0, 0].tolist() == list(expected)
 
 
 def test_no_change_of_colour_is_the_same_sample() -> None:

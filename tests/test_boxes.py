@@ -173,3 +173,11 @@ def test_rows_whose_place_is_not_a_number_are_dropped() -> None:
     good, bad = [10.0, 10.0, 4.0, 4.0, 0.9, 1.0], [float("nan"), 10.0, 4.0, 4.0, 0.99, 1.0]
     (found,) = non_max_suppression(torch.tensor([[good, bad]]))
     assert found[:, 4].tolist() == pytest.approx([0.9])
+
+
+@pytest.mark.parametrize("size", [(1e-8, 1e-8), (1e-8, 1.0), (1.0, 1e-8)])
+def test_overlap_with_a_vanishing_box_has_a_finite_value_and_gradient(size: tuple[float, float]) -> None:
+    first = torch.tensor([[0.9, 0.9, *size]], requires_grad=True)
+    value = pair_iou(first, torch.tensor([[1.0, 1.0, 2.0, 3.0]]), "ciou")
+    value.sum().backward()
+    assert value.isfinite().all() and first.grad is not None and first.grad.isfinite().all()

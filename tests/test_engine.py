@@ -15,7 +15,7 @@ from tests.scripts import phantom_yaml
 from utils.config import ROOT, Hyperparameters, load_dataset_config, load_hyperparameters, load_yaml
 from utils.dataset import EchoDataset, build_loader, prepare
 from utils.devices import Compute
-from utils.engine import MultiScale, Thresholds, evaluate, train_one_epoch, weighted
+from utils.engine import MultiScale, Thresholds, evaluate, restore_buffers, train_one_epoch, weighted
 from utils.loss import DetectionLosses, JointLoss, TaskLosses
 from utils.optim import RunningMean, build_optimizer
 from utils.schedule import Schedule
@@ -219,3 +219,14 @@ def test_bf16_figures_are_near_fp32(dataset: EchoDataset) -> None:
     assert plain.boxes is not None and fast.boxes is not None
     assert (plain.boxes[..., :4] - fast.boxes[..., :4]).abs().max() < 2.0  # pixels
     assert (plain.view - fast.view.float()).abs().max() < 0.1
+
+
+def test_running_statistics_that_a_bad_batch_made_infinite_are_taken_back() -> None:
+    network, healthy = tiny_network(0), tiny_network(1)
+    first, *_ = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert first.running_mean is not None
+    first.running_mean[0] = math.inf
+    kept = network.state_dict()["model.9.cv2.bn.running_mean"].clone()
+    restore_buffers(network, healthy)
+    assert all(buffer.isfinite().all() for buffer in network.buffers())
+    assert torch.equal(network.state_dict()["model.9.cv2.bn.running_mean"], kept)

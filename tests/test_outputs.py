@@ -92,3 +92,15 @@ def test_coco_rows_have_corner_width_and_height(name: str, image: int | str) -> 
         {"image_id": image, "category_id": 0, "bbox": [0.0, 0.0, 400.0, 200.0], "score": 0.25},
     ]
     assert coco_rows(NONE, Path(name)) == []
+
+
+def test_a_frame_of_a_video_never_takes_the_name_of_an_image() -> None:
+    unique = UniqueNames()
+    names = [
+        unique(Path("clip_0.jpg")),
+        unique(Path("clip.mp4")),
+        unique(Path("clip.mp4"), 0),
+        unique(Path("clip.mp4"), 1),
+    ]
+    assert names == ["clip_0", "clip", "clip_0_2", "clip_1"]
+    assert unique(Path("clip.mp4"), 0) == "clip_0_2"

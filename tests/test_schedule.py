@@ -65,9 +65,9 @@ def test_without_warm_up_the_first_iteration_has_full_rates() -> None:
 
 
 @pytest.mark.parametrize(
-    ("epochs", "per_epoch", "iterations"), [(3, 200, 600), (3, 20, 100), (0.1, 7, 100), (0, 500, 0)]
+    ("epochs", "per_epoch", "iterations"), [(3, 200, 600), (3, 20, 100), (0.1, 7, 100), (0, 500, 100)]
 )
-def test_warm_up_is_never_under_100_iterations_unless_it_is_off(epochs: float, per_epoch: int, iterations: int) -> None:
+def test_warm_up_is_never_under_100_iterations(epochs: float, per_epoch: int, iterations: int) -> None:
     assert warmup_iterations(epochs, per_epoch) == iterations
 
 

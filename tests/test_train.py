@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import torch
 import yaml
 
 import train
+import val
 from tests.scripts import phantom_yaml, tiny_cfg
 from utils.checkpoint import read
 from utils.log import InputError
 from utils.loggers import read_results
+from utils.metrics import DetectionFigures
 from utils.predict import load
 from utils.preprocess import Preprocessor
 
@@ -68,10 +71,53 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(place: Path, resumed_after: 
     whole = fit(place, "whole", epochs=3, save_period=1, **keywords)
     cut = fit(place, "cut", epochs=3, save_period=1, **keywords)
     last = cut / "weights" / "last.pt"
-    last.write_bytes((cut / "weights" / f"epoch{resumed_after}.pt").read_bytes())
+    last.write_bytes((cut / "weights" / f"epoch{resumed_after - 1}.pt").read_bytes())
     assert train.run(resume=str(last)) == cut
     assert same(whole, cut)
     assert read_results(cut / "results.csv") == read_results(whole / "results.csv")
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {"seed": 2**32},
+        {"label_smoothing": 1.5},
+        {"patience": -1},
+        {"rect": True, "image_weights": True},
+        {"workers": -1},
+    ],
+    ids=str,
+)
+def test_flags_out_of_range_are_refused_before_there_is_a_folder(place: Path, keywords: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(keywords)).replace("_", ".")):
+        fit(place, "range", **keywords)
+    assert not (place / "runs" / "range").exists()
+
+
+def test_all_boxes_count_as_one_class_in_training_and_validation(place: Path) -> None:
+    folder = fit(place, "single", single_cls=True)
+    counted = json.loads((folder / "metrics.json").read_text())["labels"]
+    assert counted == json.loads((fit(place, "single") / "metrics.json").read_text())["labels"] > 0
+    joint = fit(place, "single")
+    for weights in (folder, joint):
+        content = val.run(
+            weights=str(weights / "weights" / "best.pt"), data=str(place / "small.yaml"), single_cls=True,
+            project=str(place / "val"),
+        )  # fmt: skip
+        assert (content["labels"], list(content["per_class"])) == (counted, ["object"])
+
+
+def test_a_checkpoint_is_resumed_from_within_its_folder_by_a_bare_name(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = fit(place, "bare", epochs=2, save_period=1)
+    (folder / "weights" / "last.pt").write_bytes((folder / "weights" / "epoch0.pt").read_bytes())
+    monkeypatch.chdir(folder / "weights")
+    assert train.run(resume="last.pt") == folder
+    assert len(read_results(folder / "results.csv")) == 2
+    (place / "elsewhere.pt").write_bytes((folder / "weights" / "epoch0.pt").read_bytes())
+    with pytest.raises(InputError, match="in its run's folder"):
+        train.run(resume=str(place / "elsewhere.pt"))
 
 
 def test_a_finished_run_cannot_be_resumed(place: Path) -> None:
@@ -106,6 +152,7 @@ def test_each_flag_trains(place: Path, keywords: dict[str, Any]) -> None:
     folder = fit(place, "flags", **keywords)
     rows = read_results(folder / "results.csv")
     assert len(rows) == keywords.get("epochs", 1)
+    assert not (folder / "data_problems.txt").exists()
     assert rows[-1]["train/box_loss"] > 0
     if "noval" in keywords:
         assert rows[0]["metrics/mAP_0.5"] != rows[0]["metrics/mAP_0.5"]  # NaN: not validated
@@ -116,14 +163,20 @@ def test_each_flag_trains(place: Path, keywords: dict[str, Any]) -> None:
 
 def test_nosave_keeps_the_last_epoch_only(place: Path) -> None:
     folder = fit(place, "nosave", epochs=2, nosave=True, save_period=1)
-    assert sorted(path.name for path in (folder / "weights").iterdir()) == ["best.pt", "epoch2.pt", "last.pt"]
+    assert sorted(path.name for path in (folder / "weights").iterdir()) == ["best.pt", "epoch1.pt", "last.pt"]
 
 
-def test_patience_stops_a_training_that_does_not_improve(place: Path) -> None:
-    hyp = yaml.safe_load((Path(train.ROOT) / "hyp" / "joint_training_rules.yaml").read_text())
-    (place / "still.yaml").write_text(yaml.safe_dump({**hyp, "lr0": 0.0, "warmup_epochs": 0.0}))
-    folder = fit(place, "patience", epochs=9, patience=2, hyp=str(place / "still.yaml"))
-    assert len(read_results(folder / "results.csv")) == 3
+@pytest.mark.parametrize(
+    ("fitness", "epochs", "best"), [([0, 0, 0, 0], 4, 3), ([0, 2, 1, 1], 4, 1), ([3, 2, 1, 1], 3, 0)]
+)
+def test_patience_counts_epochs_worse_than_the_best(
+    place: Path, monkeypatch: pytest.MonkeyPatch, fitness: list[float], epochs: int, best: int
+) -> None:
+    values = iter(fitness)
+    monkeypatch.setattr(DetectionFigures, "fitness", property(lambda _: next(values)))
+    folder = fit(place, "patience", epochs=4, patience=2)
+    assert len(read_results(folder / "results.csv")) == epochs
+    assert read(folder / "weights" / "best.pt").content["epoch"] == best
 
 
 def test_patience_does_not_count_epochs_that_are_not_validated(place: Path) -> None:
@@ -167,4 +220,4 @@ def test_the_best_checkpoint_is_of_the_best_epoch(place: Path) -> None:
     folder = fit(place, "best", epochs=3)
     rows = read_results(folder / "results.csv")
     fitness = [0.1 * row["metrics/mAP_0.5"] + 0.9 * row["metrics/mAP_0.5:0.95"] for row in rows]
-    assert read(folder / "weights" / "best.pt").content["epoch"] == max(range(3), key=lambda i: fitness[i])
+    assert read(folder / "weights" / "best.pt").content["epoch"] == max(range(3), key=lambda i: (fitness[i], i))

@@ -130,13 +130,13 @@ def _still_visible(whole: NDArray[np.float64], inside: NDArray[np.float64]) -> N
 
 
 def change_colour(sample: Sample, hue: float, saturation: float, value: float) -> Sample:
-    """Shift hue by a share of the circle and scale saturation and value by 1 + their arguments."""
+    """Scale hue, saturation and value by 1 + their arguments, as YOLOv5 does; hue wraps round."""
     if not (hue or saturation or value):
         return sample
     h, s, v = cv2.split(cv2.cvtColor(sample.image, cv2.COLOR_RGB2HSV))
     level = np.arange(256, dtype=np.float64)
     tables = (
-        ((level + hue * 180) % 180).astype(np.uint8),
+        ((level * (1 + hue)) % 180).astype(np.uint8),
         (level * (1 + saturation)).clip(0, 255).astype(np.uint8),
         (level * (1 + value)).clip(0, 255).astype(np.uint8),
     )

@@ -5,6 +5,7 @@ Boxes are ``xyxy`` (two corners) or ``xywh`` (centre, width, height), in the las
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +13,7 @@ import torchvision
 from torch import Tensor
 
 MAX_CANDIDATES = 30_000  # boxes of an image that enter suppression: the most confident ones
+TINY = 1e-7
 CLASS_OFFSET = 7680.0  # pixels: moves classes apart so that one suppression serves all of them
 
 
@@ -39,15 +41,24 @@ def pair_iou(first: Tensor, second: Tensor, kind: str = "iou") -> Tensor:
         (N,), differentiable; giou, diou and ciou may be negative.
     """
     a, b = xywh_to_xyxy(first), xywh_to_xyxy(second)
+    intersection = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(0).prod(1)
+    union = first[:, 2:].prod(1) + second[:, 2:].prod(1) - intersection + TINY
+    iou = intersection / union
     if kind == "iou":
-        intersection = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(0).prod(1)
-        return intersection / (first[:, 2:].prod(1) + second[:, 2:].prod(1) - intersection + 1e-7)
-    losses = {
-        "giou": torchvision.ops.generalized_box_iou_loss,
-        "diou": torchvision.ops.distance_box_iou_loss,
-        "ciou": torchvision.ops.complete_box_iou_loss,
-    }
-    return 1.0 - losses[kind](a, b, reduction="none")
+        return iou
+    hull = torch.maximum(a[:, 2:], b[:, 2:]) - torch.minimum(a[:, :2], b[:, :2])
+    if kind == "giou":
+        area = hull.prod(1) + TINY
+        return iou - (area - union) / area
+    distance = (first[:, :2] - second[:, :2]).square().sum(1) / (hull.square().sum(1) + TINY)
+    if kind == "diou":
+        return iou - distance
+    # from the sizes as given: differences of corners round a small box to width 0, and atan(0 / 0) has no gradient
+    angles = torch.atan(second[:, 2] / second[:, 3]) - torch.atan(first[:, 2] / first[:, 3])
+    v = 4 / math.pi**2 * angles.square()
+    with torch.no_grad():
+        alpha = v / (v - iou + 1 + TINY)
+    return iou - distance - alpha * v
 
 
 def scale_boxes(

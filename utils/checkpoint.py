@@ -52,10 +52,9 @@ class Checkpoint:
     def build(self) -> Network:
         """The network with the averaged weights, in training mode."""
         network = Network(self.content["description"])
-        matched, left = load_matching(network, self.content["ema"])
+        _, left = load_matching(network, self.content["ema"])
         if left:
             raise InputError(f"{self.path}: its weights do not fit its own network: {left[0]}")
-        del matched
         return network
 
 

@@ -47,7 +47,7 @@ class Hyperparameters:
     cls_pw: float = _ranged(0)
     obj: float = _ranged(0)
     obj_pw: float = _ranged(0)
-    iou_t: float = _ranged(0, 1)
+    iou_t: float = _ranged(0, 1)  # in every YOLOv5 hyp file, and without effect there, too
     anchor_t: float = _ranged(1)
     fl_gamma: float = _ranged(0)
     hsv_h: float = _ranged(0, 1)
@@ -119,6 +119,11 @@ class DatasetConfig:
     view_names: tuple[str, ...] = ()
     group: str | None = None
     generate: Mapping[str, Any] | None = None
+
+
+def class_names(config: DatasetConfig, single_class: bool) -> tuple[str, ...]:
+    """The box classes that a network tells apart; with ``single_class`` all of a dataset's count as one."""
+    return ("object",) if single_class and len(config.names) > 1 else config.names
 
 
 def find_file(name: str, *folders: str, flag: str) -> Path:

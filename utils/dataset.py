@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from utils.augment import Augmenter, Sample
-from utils.config import DatasetConfig
+from utils.config import DatasetConfig, class_names
 from utils.frames import FrameStore
 from utils.images import IMAGE_SUFFIXES
 from utils.labels import Label, Problem, label_path, read_label
@@ -50,6 +50,11 @@ class Batch:
     geometries: tuple[Geometry, ...]
     indices: tuple[int, ...]
 
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory, from which copies to a GPU overlap with work; a loader asks for it."""
+        pinned = {name: getattr(self, name).pin_memory() for name in ("images", "boxes", "views")}
+        return replace(self, **pinned)
+
 
 class Key(NamedTuple):
     """What a sampler asks a dataset for."""
@@ -73,6 +78,7 @@ class EchoDataset(Dataset[tuple[Tensor, NDArray[np.float32], int, Geometry, int]
         seed: of the augmentation.
 
     Attributes:
+        names: box classes, one with ``single_class``.
         problems: what is wrong with the split's files, and what was done.
 
     Raises:
@@ -93,6 +99,7 @@ class EchoDataset(Dataset[tuple[Tensor, NDArray[np.float32], int, Geometry, int]
         seed: int = 0,
     ) -> None:
         self.config, self.split, self.size, self.augmenter, self.seed = config, split, size, augmenter, seed
+        self.names = class_names(config, single_class)
         files = list_images(config, split)
         store = FrameStore(files, size, cache, f"{split} frames", preprocessor)
         nc = len(config.names)
@@ -173,7 +180,7 @@ class EchoDataset(Dataset[tuple[Tensor, NDArray[np.float32], int, Geometry, int]
     def class_counts(self) -> NDArray[np.int64]:
         """Boxes of each class."""
         classes = np.concatenate([label.boxes[:, 0] for label in self.labels]).astype(int)
-        return np.bincount(classes, minlength=len(self.config.names)).astype(np.int64)
+        return np.bincount(classes, minlength=len(self.names)).astype(np.int64)
 
     def views(self) -> NDArray[np.int64]:
         """The view of each frame, -1 where unlabelled."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from utils.log import InputError
+from utils.log import LOGGER, InputError
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,19 @@ def select_compute(device: str = "", amp: bool | None = None) -> Compute:
 
     Args:
         device: "cpu", "0" or "cuda:0" for a GPU, "mps", or "" for the first GPU, else the CPU.
-        amp: True asks for mixed precision, False forbids it, None takes it where the device computes bf16 (or, on a
-            GPU, fp16) in hardware.
+        amp: True asks for bf16 mixed precision, False forbids it, None takes it where the device computes bf16 in
+            hardware. A GPU without it stays in fp32.
 
     Raises:
         InputError: no such device, or several.
     """
     chosen = _device(device.strip().lower())
-    return Compute(chosen, _fast_type(chosen, amp))
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)  # what is asked of "the" GPU below means this one
+    fast = _fast_type(chosen, amp)
+    if amp and fast is None:
+        LOGGER.warning("--amp: this device does not compute bf16; fp32 it is")
+    return Compute(chosen, fast)
 
 
 def _device(name: str) -> torch.device:
@@ -89,7 +94,10 @@ def cpu_has_bf16() -> bool:
 
 
 def seed_everything(seed: int) -> None:
-    """Fix the generators that any part may draw from, and choose repeatable GPU kernels."""
+    """Fix the generators that any part may draw from, and choose repeatable convolutions.
+
+    On a CPU a run repeats bit for bit; on a GPU the backward passes of pooling and upsampling still may not.
+    """
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002  (libraries draw from the global generator)
     torch.manual_seed(seed)

@@ -117,6 +117,7 @@ def train_one_epoch(
                 balancer.step(since_step / waiting)
             else:
                 skipped += 1
+                restore_buffers(network, running_mean.network)
             optimizer.zero_grad(set_to_none=True)
             since_step.zero_()
             waiting = 0
@@ -124,6 +125,15 @@ def train_one_epoch(
             bar.set_postfix_str(_words(sums / (number + 1)), refresh=False)
     bar.close()
     return EpochResult(_means(sums, len(loader)), skipped)
+
+
+@torch.no_grad()
+def restore_buffers(network: Network, healthy: Network) -> None:
+    """Replace running statistics that a bad batch has made infinite or NaN by the averaged network's."""
+    averaged = dict(healthy.named_buffers())
+    for name, buffer in network.named_buffers():
+        if not buffer.isfinite().all():
+            buffer.copy_(averaged[name])
 
 
 def weighted(losses: TaskLosses, weights: Tensor) -> Tensor:
@@ -165,7 +175,7 @@ class Thresholds:
     conf: float = 0.001
     iou: float = 0.6
     max_det: int = 300
-    agnostic: bool = False
+    single_class: bool = False  # boxes of all classes suppress each other and count as class 0
 
 
 @dataclass(frozen=True)
@@ -249,9 +259,12 @@ def evaluate(
         clock.append(_now(compute))
         boxes, views = to_device(batch, compute)
         detections = non_max_suppression(
-            output.boxes, thresholds.conf, thresholds.iou, agnostic=thresholds.agnostic, multi_label=True,
+            output.boxes, thresholds.conf, thresholds.iou, agnostic=thresholds.single_class, multi_label=True,
             max_det=thresholds.max_det,
         )  # fmt: skip
+        if thresholds.single_class:
+            for rows_of_frame in detections:
+                rows_of_frame[:, 5] = 0
         clock.append(_now(compute))
         seconds += np.diff(clock)
         if criterion is not None:

@@ -92,9 +92,9 @@ def _converted(flag: Flag, key: str, value: Any) -> Any:
     """A keyword's value as the command line would give it: of the flag's kind, and one of its choices."""
     if value is None or isinstance(value, bool) or flag.default is False:
         return value
-    if isinstance(value, (list, tuple)) and flag.nargs == "+":
-        return [_converted(flag, key, item) for item in value]
     try:
+        if flag.nargs == "+":
+            return [flag.kind(str(item)) for item in (value if isinstance(value, (list, tuple)) else [value])]
         value = flag.kind(str(value))
     except ValueError:
         raise InputError(f"option {key!r}: expected {flag.kind.__name__}, got {value!r}") from None

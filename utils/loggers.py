@@ -52,7 +52,8 @@ class RunLogger:
     def __init__(self, folder: Path, keep_epochs: int = 0, tensorboard: bool = True) -> None:
         self.csv_path, self.json_path = folder / "results.csv", folder / "training_history.json"
         # the json holds every digit, the csv nine
-        self.rows = read_history(self.json_path)[:keep_epochs] if keep_epochs else []
+        kept = (read_history(self.json_path) or read_results(self.csv_path)) if keep_epochs else []
+        self.rows = kept[:keep_epochs]
         self._events = _event_writer(folder) if tensorboard else None
 
     def log(self, row: Mapping[str, float]) -> None:

@@ -48,10 +48,8 @@ def set_rates(optimizer: torch.optim.Optimizer, rates: Rates) -> None:
     """Give an optimizer of :func:`build_optimizer` the learning rates and the momentum of an iteration."""
     for group, lr in zip(optimizer.param_groups, (rates.bias_lr, rates.lr, rates.lr), strict=True):
         group["lr"] = lr
-        if "momentum" in group:
+        if "momentum" in group:  # Adam's beta 1 is not warmed up, as in YOLOv5
             group["momentum"] = rates.momentum
-        else:
-            group["betas"] = (rates.momentum, group["betas"][1])
 
 
 class RunningMean:

@@ -21,18 +21,20 @@ class UniqueNames:
     """Names for files in one folder, after files of many folders: a name that is taken gets ``_2``, ``_3``, ..."""
 
     def __init__(self) -> None:
-        self._given: dict[Path, str] = {}
+        self._given: dict[tuple[Path, int | None], str] = {}
         self._taken: set[str] = set()
 
-    def __call__(self, path: Path) -> str:
-        """The stem to use for a file; the same at each call with the same path."""
-        if path not in self._given:
-            name, number = path.stem, 2
+    def __call__(self, path: Path, frame: int | None = None) -> str:
+        """The stem to use for a file, or for a frame of a video; the same at each call with the same arguments."""
+        key = (path, frame)
+        if key not in self._given:
+            wanted = path.stem if frame is None else f"{path.stem}_{frame}"
+            name, number = wanted, 2
             while name in self._taken:
-                name, number = f"{path.stem}_{number}", number + 1
+                name, number = f"{wanted}_{number}", number + 1
             self._taken.add(name)
-            self._given[path] = name
-        return self._given[path]
+            self._given[key] = name
+        return self._given[key]
 
 
 def label_rows(boxes: Boxes, shape: tuple[int, int], with_confidence: bool, corners: bool = False) -> list[str]:

@@ -90,7 +90,7 @@ def load(
     """Load a checkpoint of train.py; the image size is the training's unless given.
 
     Raises:
-        InputError: no such checkpoint, device or class.
+        InputError: no such checkpoint or device.
     """
     found = checkpoint.read(Path(weights).expanduser())
     compute = select_compute(device, amp)

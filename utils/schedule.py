@@ -82,5 +82,5 @@ def accumulation(batch_size: int, nominal_batch: int) -> int:
 
 
 def warmup_iterations(warmup_epochs: float, iterations_per_epoch: int) -> int:
-    """Length of the warm-up: never under 100 iterations, unless it is switched off."""
-    return max(round(warmup_epochs * iterations_per_epoch), 100) if warmup_epochs > 0 else 0
+    """Length of the warm-up: never under 100 iterations, as in YOLOv5."""
+    return max(round(warmup_epochs * iterations_per_epoch), 100)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -131,7 +132,8 @@ def fit(
         last = epoch == epochs - 1
         evaluation = _validate(learner, val_loader, plan, compute) if plan.validate_every_epoch or last else None
         fitness = evaluation.detection.fitness if evaluation else best_fitness
-        improved = fitness > best_fitness
+        # equal counts as better, as in YOLOv5: an early stage at fitness 0 is no lack of progress
+        improved = evaluation is not None and fitness >= best_fitness
         if improved:
             best_fitness, best_epoch = fitness, epoch
         stopping = evaluation is not None and 0 < plan.patience <= epoch - best_epoch
@@ -139,9 +141,12 @@ def fit(
             sampler.weights = frame_weights(train_loader.dataset, evaluation, len(plan.names))
         logger.log(_row(epoch, learner, result, evaluation))
         if plan.save_every_epoch or last or stopping:
+            if not plan.save_every_epoch:
+                improved, best_epoch = True, epoch  # what is saved last is all there is
             content = _content(learner, plan, epoch, best_fitness, best_epoch, evaluation)
+            content["finished"] = last or stopping
             content["frame_weights"] = None if sampler.weights is None else torch.from_numpy(sampler.weights)
-            _save(content, plan, epoch, improved or not plan.best.exists())
+            _save(content, plan, epoch, improved or epoch == 0)
         if stopping:
             LOGGER.info("No better fitness for %d epochs: stopped after epoch %d", plan.patience, epoch + 1)
             break
@@ -219,11 +224,11 @@ def _content(
 
 
 def _save(content: Mapping[str, Any], plan: Plan, epoch: int, is_best: bool) -> None:
-    checkpoint.save(plan.last, content)
-    if is_best:
+    if is_best:  # before last.pt, which says which epoch is the best: a kill in between must not make that untrue
         checkpoint.save(plan.best, content)
-    if plan.save_period > 0 and (epoch + 1) % plan.save_period == 0:
-        checkpoint.save(plan.folder / "weights" / f"epoch{epoch + 1}.pt", content)
+    checkpoint.save(plan.last, content)
+    if plan.save_period > 0 and epoch % plan.save_period == 0:
+        checkpoint.save(plan.folder / "weights" / f"epoch{epoch}.pt", content)
 
 
 def restore(learner: Learner, content: Mapping[str, Any], path: Path) -> None:
@@ -252,7 +257,7 @@ def frame_weights(dataset: EchoDataset, evaluation: Evaluation, nc: int) -> NDAr
     weight = np.maximum(1 - ap, 0.01) ** 2 / np.maximum(dataset.class_counts(), 1)
     weight /= weight.sum()
     of_frames = np.array([weight[label.boxes[:, 0].astype(int)].sum() for label in dataset.labels])
-    # background frames hold no class; the rarest frame's weight keeps them in the game
+    # background frames hold no class; the smallest weight of the others keeps them in the game
     return np.where(of_frames > 0, of_frames, of_frames[of_frames > 0].min(initial=1.0))
 
 
@@ -262,7 +267,8 @@ def peak_memory() -> int:
         import resource
     except ImportError:  # Windows has no such counter for the past, only for now
         return int(psutil.Process().memory_info().rss)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return held if sys.platform == "darwin" else held * 1024  # bytes there, KiB elsewhere
 
 
 def git_commit() -> str:
