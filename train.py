@@ -33,6 +33,7 @@ from utils.config import (
     hyperparameters_from,
     load_dataset_config,
     load_yaml,
+    plain,
 )
 from utils.dataset import EchoDataset, EpochSampler, build_loader, prepare
 from utils.devices import seed_everything, select_compute
@@ -319,7 +320,6 @@ def make_plan(
     folder: Path, config: DatasetConfig, options: argparse.Namespace, hyp: Hyperparameters, image_size: int, stride: int
 ) -> Plan:
     """What the options ask of the loop over epochs."""
-    stored = {key: value for key, value in vars(options).items() if key != "typed"}
     return Plan(
         folder=folder,
         names=class_names(config, options.single_cls),
@@ -334,8 +334,13 @@ def make_plan(
         image_weights=options.image_weights,
         multi_scale=MultiScale(hyp.seed, stride) if options.multi_scale else None,
         thresholds=Thresholds(single_class=options.single_cls),
-        options={key: list(value) if isinstance(value, tuple) else value for key, value in stored.items()},
+        options=stored_options(options),
     )
+
+
+def stored_options(options: argparse.Namespace) -> dict[str, Any]:
+    """The options as opt.yaml and checkpoints hold them."""
+    return plain({key: value for key, value in vars(options).items() if key != "typed"})
 
 
 def write_start(
@@ -343,10 +348,9 @@ def write_start(
     names: Sequence[str],
 ) -> None:  # fmt: skip
     """The files a run begins with: its settings, its data's faults, and what the data look like."""
-    settings = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(hyp).items()}
+    settings = plain(dataclasses.asdict(hyp))
     write_text(folder / "hyp.yaml", yaml.safe_dump(settings, sort_keys=False))
-    used = {**vars(options), **{name: settings[name] for name in FROM_HYP}, "save_dir": str(folder)}
-    used = {k: list(v) if isinstance(v, tuple) else v for k, v in used.items() if k != "typed"}
+    used = {**stored_options(options), **{name: settings[name] for name in FROM_HYP}, "save_dir": str(folder)}
     write_text(folder / "opt.yaml", yaml.safe_dump(used, sort_keys=False))
     problems = [*train_set.problems, *val_set.problems]
     if problems:

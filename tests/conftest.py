@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from models.yolo import Network
-from utils.config import ROOT, Hyperparameters, hyperparameters_from, load_yaml
+from tests.scripts import phantom_yaml
+from utils.config import ROOT, Hyperparameters, hyperparameters_from, load_dataset_config, load_yaml
+from utils.dataset import EchoDataset, prepare
 from utils.log import LOGGER
 
 torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
@@ -73,3 +75,11 @@ def hyp() -> Hyperparameters:
     """YOLOv5's values without augmentation."""
     path = GOLDEN / "hyp_no_augmentation_values.json"
     return hyperparameters_from(json.loads(path.read_text()), path)
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> EchoDataset:
+    """A few phantom frames to train on, at 64 pixels."""
+    config = load_dataset_config(phantom_yaml(tmp_path_factory.mktemp("phantom")))
+    prepare(config)
+    return EchoDataset(config, "train", 64)

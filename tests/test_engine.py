@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from models.balancers import Static
 from models.yolo import Network, Output
-from tests.scripts import phantom_yaml
-from utils.config import ROOT, Hyperparameters, load_dataset_config, load_hyperparameters, load_yaml
-from utils.dataset import EchoDataset, build_loader, prepare
+from utils.config import ROOT, Hyperparameters, load_hyperparameters, load_yaml
+from utils.dataset import EchoDataset, build_loader
 from utils.devices import Compute
 from utils.engine import MultiScale, Thresholds, evaluate, restore_buffers, train_one_epoch, weighted
 from utils.loss import DetectionLosses, JointLoss, TaskLosses
@@ -21,14 +20,6 @@ from utils.optim import RunningMean, build_optimizer
 from utils.schedule import Schedule
 
 CPU = Compute(torch.device("cpu"), None)
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> EchoDataset:
-    """A few phantom frames at 64 pixels."""
-    config = load_dataset_config(phantom_yaml(tmp_path_factory.mktemp("phantom")))
-    prepare(config)
-    return EchoDataset(config, "train", 64)
 
 
 def hyperparameters() -> Hyperparameters:

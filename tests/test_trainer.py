@@ -11,21 +11,12 @@ import torch
 
 from models.balancers import Static
 from models.yolo import fused
-from tests.scripts import phantom_yaml
 from tests.test_engine import CPU, hyperparameters, parts, schedule, tiny_network
-from utils.config import load_dataset_config
-from utils.dataset import EchoDataset, build_loader, prepare
+from utils.dataset import EchoDataset, build_loader
 from utils.engine import Evaluation, Speed, inference_copy
 from utils.log import InputError
 from utils.metrics import detection_figures
 from utils.trainer import Learner, Plan, fit, frame_weights, restore
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> EchoDataset:
-    config = load_dataset_config(phantom_yaml(tmp_path_factory.mktemp("phantom")))
-    prepare(config)
-    return EchoDataset(config, "train", 64)
 
 
 def learner() -> Learner:

@@ -121,6 +121,11 @@ class DatasetConfig:
     generate: Mapping[str, Any] | None = None
 
 
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy that yaml files and checkpoints take: tuples as lists."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
 def class_names(config: DatasetConfig, single_class: bool) -> tuple[str, ...]:
     """The box classes that a network tells apart; with ``single_class`` all of a dataset's count as one."""
     return ("object",) if single_class and len(config.names) > 1 else config.names

@@ -143,11 +143,9 @@ def _parse_box(words: list[str], nc: int) -> tuple[float, ...]:
 def _number(word: str) -> float:
     """A plain decimal number; Python's own 1_0 and digits of other scripts are none in a label file."""
     try:
-        if word.isascii() and "_" not in word:
-            return float(word)
+        return float(word if word.isascii() and "_" not in word else "")
     except ValueError:
-        pass
-    raise ValueError(f"expected numbers, got {word!r}")
+        raise ValueError(f"expected numbers, got {word!r}") from None
 
 
 def _new(box: tuple[float, ...], boxes: list[tuple[float, ...]]) -> tuple[float, ...]:

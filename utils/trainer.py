@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from models.balancers import Balancer
 from models.yolo import Network
 from utils import checkpoint
-from utils.config import ROOT, Hyperparameters
+from utils.config import ROOT, Hyperparameters, plain
 from utils.dataset import Batch, EchoDataset, EpochSampler
 from utils.devices import Compute
 from utils.engine import EpochResult, Evaluation, MultiScale, Thresholds, evaluate, inference_copy, train_one_epoch
@@ -199,14 +199,13 @@ def _content(
     learner: Learner, plan: Plan, epoch: int, best_fitness: float, best_epoch: int, evaluation: Evaluation | None
 ) -> dict[str, Any]:
     """A checkpoint after ``epoch``, with all that :func:`restore` needs."""
-    hyp = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(plan.hyp).items()}
     return {
         "description": learner.network.description,
         "names": list(plan.names),
         "view_names": list(plan.view_names),
         "image_size": plan.image_size,
         "rect": plan.rect,
-        "hyp": hyp,
+        "hyp": plain(asdict(plan.hyp)),
         "epoch": epoch,
         "best_fitness": best_fitness,
         "best_epoch": best_epoch,
