@@ -33,8 +33,9 @@ def tiny_cfg(folder: Path, source: str = "models/yolov5n.yaml") -> Path:
 
 
 def run(script: str, *arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a script of the repository and wait for it."""
-    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    """Run a script of the repository, or a module by its dotted name (from there), and wait for it."""
+    start = [str(ROOT / script)] if script.endswith(".py") else ["-m", script]
+    command = [sys.executable, *start, *map(str, arguments)]
     return subprocess.run(command, cwd=cwd or ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 

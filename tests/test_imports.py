@@ -31,7 +31,7 @@ MAY_IMPORT_MODELS = {
         *("loss", "optim", "complexity"),  # they need a network's types
     )
 }
-HEAVY = ("matplotlib", "seaborn", "pandas", "thop")  # seconds each, and most runs need none
+HEAVY = ("matplotlib", "seaborn", "pandas", "sklearn", "imagehash", "thop")  # seconds each, and most runs need none
 
 
 def tree(module: str) -> ast.Module:

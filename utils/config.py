@@ -109,6 +109,7 @@ class DatasetConfig:
         names: box classes, by index.
         view_names: views, by column of the one-hot row; empty if the dataset has none.
         group: pattern whose first group in a file name is the patient, or None.
+        clip: likewise for the clip, or None; see :mod:`utils.groups`.
         generate: a generator's name and its parameters, for data that are made at first use, or None.
     """
 
@@ -118,6 +119,7 @@ class DatasetConfig:
     names: tuple[str, ...]
     view_names: tuple[str, ...] = ()
     group: str | None = None
+    clip: str | None = None
     generate: Mapping[str, Any] | None = None
 
 
@@ -254,7 +256,8 @@ def load_dataset_config(path: Path) -> DatasetConfig:
         splits={key: _split(values[key], root, path, key) for key in ("train", "val", "test") if values.get(key)},
         names=names,
         view_names=view_names,
-        group=_group(values.get("group"), path),
+        group=_pattern(values.get("group"), path, "group"),
+        clip=_pattern(values.get("clip"), path, "clip"),
         generate=_generate(values.get("generate"), path),
     )
 
@@ -302,15 +305,15 @@ def _resolved(place: Path, path: Path) -> Path:
         raise InputError(f"{path}: expected a path, got {str(place)!r}: {error}") from error
 
 
-def _group(value: Any, path: Path) -> str | None:
+def _pattern(value: Any, path: Path, key: str) -> str | None:
     if value is None:
         return None
     try:
         groups = re.compile(value).groups
     except (re.error, TypeError) as error:
-        raise InputError(f"{path}: group: expected a regular expression, got {value!r}: {error}") from error
+        raise InputError(f"{path}: {key}: expected a regular expression, got {value!r}: {error}") from error
     if not groups:
-        raise InputError(f"{path}: group: expected a pattern with a group in parentheses, got {value!r}")
+        raise InputError(f"{path}: {key}: expected a pattern with a group in parentheses, got {value!r}")
     return str(value)
 
 

@@ -7,8 +7,7 @@ a random state of its own.
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from utils.augment import Augmenter, Sample
 from utils.config import DatasetConfig, class_names
 from utils.frames import FrameStore
+from utils.groups import patients
 from utils.images import IMAGE_SUFFIXES
 from utils.labels import Label, Problem, label_path, read_label
 from utils.letterbox import Geometry, Image, fit, pad, padded
@@ -76,6 +76,7 @@ class EchoDataset(Dataset[tuple[Tensor, NDArray[np.float32], int, Geometry, int]
         preprocessor: filters frames.
         augmenter: changes samples; None leaves them as they are.
         seed: of the augmentation.
+        label_of: for each file the one whose label it gets, where that is not its own; see :mod:`utils.permutation`.
 
     Attributes:
         names: box classes, one with ``single_class``.
@@ -97,14 +98,15 @@ class EchoDataset(Dataset[tuple[Tensor, NDArray[np.float32], int, Geometry, int]
         preprocessor: Preprocessor | None = None,
         augmenter: Augmenter | None = None,
         seed: int = 0,
+        label_of: Mapping[Path, Path] | None = None,
     ) -> None:
         self.config, self.split, self.size, self.augmenter, self.seed = config, split, size, augmenter, seed
         self.names = class_names(config, single_class)
         files = list_images(config, split)
         store = FrameStore(files, size, cache, f"{split} frames", preprocessor)
-        nc = len(config.names)
+        nc, sources = len(config.names), label_of or {}
         labels = [
-            read_label(label_path(path), nc, len(config.view_names))
+            read_label(label_path(sources.get(path, path)), nc, len(config.view_names))
             for path in progress(files, f"{split} labels", unit="file", leave=False)
         ]
         self.problems = [*store.problems, *(problem for label in labels for problem in label.problems)]
@@ -171,11 +173,8 @@ class EchoDataset(Dataset[tuple[Tensor, NDArray[np.float32], int, Geometry, int]
 
     @property
     def groups(self) -> list[str] | None:
-        """The group (patient) of each frame from its file name, or None where the dataset names no pattern."""
-        if self.config.group is None:
-            return None
-        found = [re.search(self.config.group, path.name) for path in self.files]
-        return [match.group(1) if match else path.name for match, path in zip(found, self.files, strict=True)]
+        """The group (patient) of each frame, or None where the dataset names no pattern."""
+        return patients(self.config, self.files)
 
     def class_counts(self) -> NDArray[np.int64]:
         """Boxes of each class."""

@@ -51,11 +51,23 @@ class _LevelFormatter(logging.Formatter):
 
 
 def progress(
-    items: Iterable[T], description: str, total: int | None = None, unit: str = "it", leave: bool = True
+    items: Iterable[T],
+    description: str,
+    total: int | None = None,
+    unit: str = "it",
+    leave: bool = True,
+    delay: float = 0.0,
 ) -> tqdm[T]:
-    """A progress bar over ``items``; in a log file (no terminal) it redraws every 10 seconds only."""
+    """A progress bar over ``items``; in a log file (no terminal) it redraws every 10 seconds only.
+
+    Args:
+        delay: seconds before the bar appears at all, for work that is often too short for one.
+    """
     interval = 0.1 if sys.stderr.isatty() else 10.0
-    return tqdm(items, desc=description, total=total, unit=unit, leave=leave, mininterval=interval, dynamic_ncols=True)
+    return tqdm(
+        items, desc=description, total=total, unit=unit, leave=leave, delay=delay, mininterval=interval,
+        dynamic_ncols=True,
+    )  # fmt: skip
 
 
 def run_script(main: Callable[[argparse.Namespace], object], options: argparse.Namespace) -> int:

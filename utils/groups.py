@@ -1,0 +1,50 @@
+"""Which patient, and which clip, a frame belongs to, read from its file name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from utils.config import DatasetConfig
+
+# A name up to its last number: p02-c01-f0004 -> p02-c01
+BEFORE_LAST_NUMBER = r"^(.*?)[^0-9A-Za-z]*[A-Za-z]*\d+\D*$"
+
+
+def patients(config: DatasetConfig, files: Sequence[Path]) -> list[str] | None:
+    """The group of each frame by the dataset's ``group`` pattern, or None where it names none.
+
+    A name that the pattern does not match is a group of its own.
+    """
+    return None if config.group is None else [_first_group(config.group, path.name) for path in files]
+
+
+def clips(config: DatasetConfig, files: Sequence[Path]) -> list[str] | None:
+    """The clip of each frame by the dataset's ``clip`` pattern, or None where it names neither clip nor group.
+
+    Where it names ``group`` alone, the clip is the file's name up to its last number. Clips of two patients are two,
+    whatever their names.
+    """
+    owners = patients(config, files)
+    if config.clip is None and owners is None:
+        return None
+    pattern, names = config.clip or BEFORE_LAST_NUMBER, [path.name if config.clip else path.stem for path in files]
+    own = [_first_group(pattern, name) for name in names]
+    if owners is None:
+        return own
+    return [clip if clip.startswith(owner) else f"{owner}/{clip}" for owner, clip in zip(owners, own, strict=True)]
+
+
+def unmatched(config: DatasetConfig, files: Sequence[Path]) -> list[Path]:
+    """The files in whose names the ``group`` pattern finds no patient; none where there is no pattern."""
+    return [path for path in files if config.group is not None and _found(config.group, path.name) is None]
+
+
+def _first_group(pattern: str, name: str) -> str:
+    return _found(pattern, name) or name
+
+
+def _found(pattern: str, name: str) -> str | None:
+    match = re.search(pattern, name)
+    return match.group(1) or None if match else None
