@@ -79,17 +79,18 @@ def csv_rows(
     shown = ["", ""]
     if view is not None:
         best = int(view.argmax())
-        shown = [_harmless(view_names[best]), f"{view[best]:.4f}"]
-    name = _harmless(name)
+        shown = [harmless(view_names[best]), f"{view[best]:.4f}"]
+    name = harmless(name)
     if not len(boxes):
         return [[name, "", "", frame, "", "", "", "", *shown]]
     return [
-        [name, _harmless(names[int(label)]), f"{confidence:.2f}", frame, *(f"{v:.1f}" for v in box), *shown]
+        [name, harmless(names[int(label)]), f"{confidence:.2f}", frame, *(f"{v:.1f}" for v in box), *shown]
         for *box, confidence, label in boxes.tolist()
     ]
 
 
-def _harmless(text: str) -> str:
+def harmless(text: str) -> str:
+    """A cell's text, preceded by an apostrophe where a spreadsheet would take it for a formula."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
