@@ -26,8 +26,8 @@ from utils.flags import COMMON, IMGSZ, Flag, check_range, from_keywords, parse
 from utils.letterbox import Image
 from utils.log import InputError, progress, run_script
 from utils.outputs import CSV_HEADER, UniqueNames, csv_rows, label_rows, view_row
+from utils.pictures import view_text
 from utils.predict import Prediction, Predictor, load
-from utils.report import view_text
 from utils.sources import Frame, open_source
 
 FLAGS = (
@@ -47,6 +47,7 @@ FLAGS = (
     Flag("save-crop", False, "write each box as a picture of its own"),
     Flag("nosave", False, "write no drawn frames or videos"),
     Flag("classes", None, "keep these classes only, by number", int, nargs="+"),
+    Flag("calibrate", False, "views' probabilities at the temperature that was fitted on validation"),
     Flag("agnostic-nms", False, "boxes of different classes suppress each other, too"),
     Flag("project", "runs/detect", "folder of the runs"),
     Flag("name", "exp", "folder of this run"),
@@ -73,7 +74,7 @@ def main(options: argparse.Namespace) -> Path:
     source = open_source(options.source, options.vid_stride)
     predictor = load(
         weights, options.device, options.imgsz, True if options.half else options.amp, options.conf_thres,
-        options.iou_thres, options.classes, options.agnostic_nms, options.max_det,
+        options.iou_thres, options.classes, options.agnostic_nms, options.max_det, options.calibrate,
     )  # fmt: skip
     names, view_names = shown_names(options, predictor)
     arriving = iter(source)

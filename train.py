@@ -19,36 +19,38 @@ import yaml
 
 from models.balancers import BALANCERS, build_balancer
 from models.yolo import Network
-from utils import checkpoint
+from utils import checkpoint, outcomes
 from utils.anchors import GOOD_RECALL, box_sizes, find_anchors, recall
-from utils.augment import Augmenter, changes_meaning
+from utils.assessment import assess
+from utils.augment import changes_meaning
 from utils.complexity import log_summary
 from utils.config import (
-    ROOT,
     DatasetConfig,
     Hyperparameters,
     class_names,
     find_file,
     from_root,
     hyperparameters_from,
-    load_dataset_config,
     load_yaml,
     plain,
 )
-from utils.dataset import EchoDataset, EpochSampler, build_loader, prepare
+from utils.crossval import cross_validate
+from utils.dataset import EchoDataset, EpochSampler, build_loader
 from utils.devices import seed_everything, select_compute
 from utils.engine import MultiScale, Thresholds
 from utils.files import new_run_folder, write_json, write_text
-from utils.flags import COMMON, IMGSZ, Flag, check_range, from_keywords, parse
+from utils.flags import BOOTSTRAP, COMMON, IMGSZ, Flag, from_keywords, parse
 from utils.frames import CACHE_MODES
-from utils.letterbox import whole_strides
 from utils.log import LOGGER, InputError, run_script
 from utils.loss import JointLoss
 from utils.optim import OPTIMIZERS, RunningMean, build_optimizer
+from utils.parts import Parts, checked_dataset, open_parts
+from utils.pictures import write_batch_pictures, write_training_pictures
 from utils.plots import plot_labels, plot_results
-from utils.preprocess import Preprocessor
-from utils.report import metrics, table, write_batch_pictures, write_figures, write_training_pictures
+from utils.report import metrics, write_figures
+from utils.resume import latest_checkpoint, resumed_options
 from utils.schedule import Schedule, accumulation, warmup_iterations
+from utils.table import table
 from utils.trainer import Learner, Outcome, Plan, fit, restore
 
 ONE_PROCESS = "this program trains in one process"
@@ -83,6 +85,14 @@ FLAGS = (
     Flag("save-period", -1, "also keep a checkpoint every so many epochs", int),
     Flag("seed", None, "of all random numbers (hyp: seed; 0 if neither says)", int),
     Flag("strict-data", False, "any fault in a data file is an error"),
+    BOOTSTRAP,
+    Flag(
+        "strict-groups",
+        False,
+        "patients or near-identical frames in both parts, and patients not named, are an error",
+    ),
+    Flag("folds", "", "folder of utils.splits: train on every fold in turn, then pool their figures"),
+    Flag("permute-labels", False, "control: labels shuffled between patients, so that figures must be those of chance"),
     *COMMON,
     Flag("evolve", None, "", nargs="?", refused="hyperparameters are searched outside of a training", const=True),
     Flag("sync-bn", False, "", refused=ONE_PROCESS),
@@ -102,73 +112,50 @@ def main(options: argparse.Namespace) -> Path:
     resumed = None
     if options.resume:
         resumed = checkpoint.read(latest_checkpoint(options.resume))
-        options = resumed_options(resumed, options)
+        options = resumed_options(resumed, options, FLAGS)
+    return cross_validate(options, resumed, train) if options.folds else train(options, resumed)
+
+
+def train(options: argparse.Namespace, resumed: checkpoint.Checkpoint | None = None) -> Path:
+    """One training, or the rest of one; returns the run's folder."""
     hyp = resumed.hyp if resumed else merged_hyperparameters(options)
     compute = select_compute(options.device, options.amp)
     seed_everything(hyp.seed)
     config = checked_dataset(options, hyp)
-    network = resumed.build() if resumed else build_network(config, options, hyp)
+    start = resumed
+    if options.weights and not resumed:
+        start = checkpoint.read(Path(options.weights).expanduser())
+    network = resumed.build() if resumed else build_network(config, options, hyp, start)
     freeze(network, options.freeze)
-    train_set, val_set, image_size = open_data(config, options, hyp, network.max_stride)
+    parts = open_parts(config, options, hyp, network.max_stride, start)
     if not options.noautoanchor and not resumed:
-        fit_anchors(network, train_set, hyp, image_size)
-    log_summary(network, image_size)
+        fit_anchors(network, parts.train, hyp, parts.image_size)
+    log_summary(network, parts.image_size)
     network.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     train_loader = build_loader(
-        train_set, options.batch_size, options.workers, hyp.seed, not options.rect, compute.device.type == "cuda"
+        parts.train, options.batch_size, options.workers, hyp.seed, not options.rect, compute.device.type == "cuda"
     )
-    val_loader = build_loader(val_set, options.batch_size * 2, options.workers)
-    learner = build_learner(network, hyp, options, len(train_loader), image_size)
+    val_loader = build_loader(parts.val, options.batch_size * 2, options.workers)
+    learner = build_learner(network, hyp, options, len(train_loader), parts.image_size)
     # what can be wrong with the input has been found by now: only then is there a folder
     project = from_root(options.project)
     folder = resumed.path.parents[1] if resumed else new_run_folder(project, options.name, options.exist_ok)
     LOGGER.info("Run: %s (%s)", folder, compute)
-    plan = make_plan(folder, config, options, hyp, image_size, network.max_stride)
+    plan = make_plan(folder, config, options, hyp, parts, network.max_stride)
     if resumed:
         restore(learner, resumed.content, resumed.path)
         weights = resumed.content["frame_weights"]
         plan = dataclasses.replace(
             plan, start_epoch=resumed.content["epoch"] + 1,
             best_fitness=resumed.content["best_fitness"], best_epoch=resumed.content["best_epoch"],
-            frame_weights=None if weights is None else weights.numpy(),
+            frame_weights=None if weights is None else weights.numpy(), ended=resumed.content["finished"],
         )  # fmt: skip
     else:
-        write_start(folder, options, hyp, train_set, val_set, plan.names)
+        write_start(folder, options, hyp, parts, plan.names)
     outcome = fit(learner, train_loader, val_loader, plan, compute)
-    write_end(outcome, val_set, plan, options)
+    write_end(outcome, parts, plan, options)
     return folder
-
-
-def latest_checkpoint(resume: str | bool) -> Path:
-    """The checkpoint that ``--resume`` means: the one given, or that of the latest run cut off below runs/."""
-    if resume is not True:
-        path = Path(str(resume)).expanduser().resolve()
-        if path.parent.name != "weights":
-            raise InputError(f"--resume {resume}: expected a checkpoint in its run's folder, as in exp/weights/last.pt")
-        return path
-    found = sorted((ROOT / "runs").rglob("weights/last.pt"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in found:
-        if not checkpoint.read(path).content.get("finished", True):
-            return path
-    raise InputError(f"--resume: none of {len(found)} runs below runs/ was cut off; name a last.pt")
-
-
-def resumed_options(resumed: checkpoint.Checkpoint, typed: argparse.Namespace) -> argparse.Namespace:
-    """The options the run was started with; those typed beside ``--resume`` that count for nothing are named."""
-    stored = resumed.content.get("options")
-    if not stored:
-        raise InputError(f"{resumed.path}: expected a checkpoint to resume from (last.pt), got a stripped one")
-    if resumed.content["finished"]:
-        raise InputError(f"{resumed.path}: its training is finished; nothing to resume")
-    takes_effect = {"resume", "traceback", "device", "workers"}
-    ignored = sorted(typed.typed - takes_effect)
-    if ignored:
-        LOGGER.warning("--resume: the run goes on with its own options; ignored: %s", ", ".join(ignored))
-    options = argparse.Namespace(**stored, typed=frozenset())
-    for name in takes_effect & typed.typed:
-        setattr(options, name, getattr(typed, name))
-    return options
 
 
 def merged_hyperparameters(options: argparse.Namespace) -> Hyperparameters:
@@ -185,62 +172,10 @@ def merged_hyperparameters(options: argparse.Namespace) -> Hyperparameters:
     return hyp
 
 
-def checked_dataset(options: argparse.Namespace, hyp: Hyperparameters) -> DatasetConfig:
-    """The dataset of ``--data``, made if it is a generated one."""
-    config = load_dataset_config(find_file(options.data, "data", flag="--data"))
-    if not hyp.classification_enabled:
-        return config
-    if not config.view_names:
-        raise InputError(
-            f"{config.file}: no view_names, but {options.hyp} has classification_enabled: true; "
-            "hyp/detection_only.yaml trains boxes alone"
-        )
-    return config
-
-
-def open_data(
-    config: DatasetConfig, options: argparse.Namespace, hyp: Hyperparameters, stride: int
-) -> tuple[EchoDataset, EchoDataset, int]:
-    """Training and validation split, and the image size in whole strides."""
-    check_range(options, "epochs batch_size imgsz", 1)
-    check_range(options, "workers", 0)
-    if options.rect and options.image_weights:
-        raise InputError("--rect --image-weights: expected one of them; frames drawn at random make no rectangles")
-    size = whole_strides(options.imgsz, stride)
-    prepare(config)
-    shared: dict[str, Any] = {
-        "cache": options.cache, "single_class": options.single_cls, "strict": options.strict_data, "seed": hyp.seed,
-        "preprocessor": Preprocessor.of(hyp),
-    }  # fmt: skip
-    train_set = EchoDataset(config, "train", size, augmenter=Augmenter(hyp) if hyp.augments else None, **shared)
-    val_set = EchoDataset(config, "val", size, **shared)
-    if options.rect:
-        train_set.arrange_by_shape(options.batch_size, stride)
-        val_set.arrange_by_shape(options.batch_size * 2, stride)
-    if hyp.classification_enabled and (train_set.views() < 0).all():
-        raise InputError(
-            f"{config.file}: train: no label file has a view row, but {options.hyp} has classification_enabled: true; "
-            "hyp/detection_only.yaml trains boxes alone"
-        )
-    _warn_of_shared_groups(train_set, val_set)
-    return train_set, val_set, size
-
-
-def _warn_of_shared_groups(train_set: EchoDataset, val_set: EchoDataset) -> None:
-    known, tested = train_set.groups, val_set.groups
-    if known is None or tested is None:
-        return
-    both = set(known) & set(tested)
-    if both:
-        share = sum(group in both for group in tested) / len(tested)
-        LOGGER.warning(
-            "%d of %d patients of val are in train, too (%.0f%% of its frames): its figures flatter",
-            len(both), len(set(tested)), 100 * share,
-        )  # fmt: skip
-
-
-def build_network(config: DatasetConfig, options: argparse.Namespace, hyp: Hyperparameters) -> Network:
-    """The network of ``--cfg`` with the weights to start from."""
+def build_network(
+    config: DatasetConfig, options: argparse.Namespace, hyp: Hyperparameters, start: checkpoint.Checkpoint | None
+) -> Network:
+    """The network of ``--cfg``, with the weights of ``start`` as far as they fit."""
     description = load_yaml(find_file(options.cfg, "models", "models/hub", flag="--cfg"))
     if round(hyp.anchors):
         description = {**description, "anchors": round(hyp.anchors)}
@@ -253,8 +188,7 @@ def build_network(config: DatasetConfig, options: argparse.Namespace, hyp: Hyper
             f"{options.cfg}: no ViewHead, but {options.hyp} has classification_enabled: true; "
             "take models/yolov5s.yaml, or hyp/detection_only.yaml"
         )
-    if options.weights:
-        start = checkpoint.read(Path(options.weights).expanduser())
+    if start is not None:
         state = start.content["ema"]
         if "cfg" in options.typed or round(hyp.anchors):  # then the anchors asked for stay, as in YOLOv5
             state = {name: tensor for name, tensor in state.items() if not name.endswith(".anchors")}
@@ -317,14 +251,14 @@ def build_learner(
 
 
 def make_plan(
-    folder: Path, config: DatasetConfig, options: argparse.Namespace, hyp: Hyperparameters, image_size: int, stride: int
+    folder: Path, config: DatasetConfig, options: argparse.Namespace, hyp: Hyperparameters, parts: Parts, stride: int
 ) -> Plan:
     """What the options ask of the loop over epochs."""
     return Plan(
         folder=folder,
         names=class_names(config, options.single_cls),
         view_names=config.view_names if hyp.classification_enabled else (),
-        image_size=image_size,
+        image_size=parts.image_size,
         rect=options.rect,
         hyp=hyp,
         patience=hyp.patience,
@@ -334,7 +268,12 @@ def make_plan(
         image_weights=options.image_weights,
         multi_scale=MultiScale(hyp.seed, stride) if options.multi_scale else None,
         thresholds=Thresholds(single_class=options.single_cls),
-        options=stored_options(options),
+        leakage=parts.leakage.columns(),
+        remembered={
+            "trained_on": parts.trained_on.content(),
+            "permuted_labels": hyp.seed if options.permute_labels else None,
+        },
+        options={**stored_options(options), "typed": sorted(options.typed)},
     )
 
 
@@ -344,44 +283,47 @@ def stored_options(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def write_start(
-    folder: Path, options: argparse.Namespace, hyp: Hyperparameters, train_set: EchoDataset, val_set: EchoDataset,
-    names: Sequence[str],
-) -> None:  # fmt: skip
+    folder: Path, options: argparse.Namespace, hyp: Hyperparameters, parts: Parts, names: Sequence[str]
+) -> None:
     """The files a run begins with: its settings, its data's faults, and what the data look like."""
+    (folder / "metrics.json").unlink(missing_ok=True)  # with --exist-ok, of an earlier run
     settings = plain(dataclasses.asdict(hyp))
     write_text(folder / "hyp.yaml", yaml.safe_dump(settings, sort_keys=False))
     used = {**stored_options(options), **{name: settings[name] for name in FROM_HYP}, "save_dir": str(folder)}
     write_text(folder / "opt.yaml", yaml.safe_dump(used, sort_keys=False))
-    problems = [*train_set.problems, *val_set.problems]
-    if problems:
-        write_text(folder / "data_problems.txt", "".join(f"{problem}\n" for problem in problems))
+    if parts.problems:
+        write_text(folder / "data_problems.txt", "".join(f"{problem}\n" for problem in parts.problems))
     if options.noplots:
         return
-    boxes = np.concatenate([label.boxes for label in train_set.labels])
-    plot_labels(boxes, train_set.views(), names, train_set.config.view_names, folder / "labels.jpg")
-    keys = list(EpochSampler(len(train_set), hyp.seed, not options.rect))
+    boxes = np.concatenate([label.boxes for label in parts.train.labels])
+    plot_labels(boxes, parts.train.views(), names, parts.train.config.view_names, folder / "labels.jpg")
+    keys = list(EpochSampler(len(parts.train), hyp.seed, not options.rect))
     for number in range(3):
         chosen = keys[number * options.batch_size : (number + 1) * options.batch_size]
         if chosen:
-            write_training_pictures(train_set, chosen, names, folder / f"train_batch{number}.jpg")
+            write_training_pictures(parts.train, chosen, names, folder / f"train_batch{number}.jpg")
 
 
-def write_end(outcome: Outcome, val_set: EchoDataset, plan: Plan, options: argparse.Namespace) -> None:
+def write_end(outcome: Outcome, parts: Parts, plan: Plan, options: argparse.Namespace) -> None:
     """The files a run ends with, and its table of figures on screen."""
     settings = {
-        "weights": str(plan.last), "split": "val", "epoch": outcome.epochs, "best_epoch": outcome.best_epoch,
-        "imgsz": plan.image_size, "batch_size": options.batch_size * 2, **dataclasses.asdict(plan.thresholds),
+        "weights": str(plan.last), "data": str(parts.val.config.file), "split": "val", "epoch": outcome.epochs,
+        "best_epoch": outcome.best_epoch, "imgsz": plan.image_size, "batch_size": options.batch_size * 2,
+        **dataclasses.asdict(plan.thresholds), "confidence_from": "this part, which flatters",
         "training_seconds": round(outcome.seconds, 1), "peak_memory_bytes": outcome.peak_memory,
     }  # fmt: skip
-    content = metrics(outcome.evaluation, plan.names, plan.view_names, settings)
+    assessment = assess(outcomes.load(plan.outcomes), options.bootstrap, plan.hyp.seed)
+    content = metrics(assessment, settings, parts.warnings, parts.leakage.content(), outcome.evaluation)
     write_json(plan.folder / "metrics.json", content)
     if not options.noplots:
-        plot_results(plan.folder / "results.csv", plan.folder / "results.png")
-        write_figures(outcome.evaluation, plan.names, plan.view_names, plan.folder)
+        plot_results(plan.folder / "results.csv", plan.folder / "results.png", "\n".join(parts.warnings))
+        write_figures(assessment, plan.folder, parts.warnings)
         write_batch_pictures(
-            val_set, outcome.evaluation, plan.names, plan.view_names, plan.folder, options.batch_size * 2
+            parts.val, outcome.evaluation, plan.names, plan.view_names, plan.folder, options.batch_size * 2
         )
-    print(f"\nLast of {outcome.epochs} epochs on {val_set.config.file} val; best.pt is of epoch {outcome.best_epoch}\n")
+    print(
+        f"\nLast of {outcome.epochs} epochs on {parts.val.config.file} val; best.pt is of epoch {outcome.best_epoch}\n"
+    )
     print(table(content))
     print(f"\n{outcome.seconds / 60:.1f} minutes, {outcome.peak_memory / 1e9:.1f} GB of memory at most")
     print(f"Results in {plan.folder}")

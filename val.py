@@ -9,23 +9,31 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils import checkpoint
+from utils import checkpoint, outcomes
+from utils.assessment import Assessment, assess
 from utils.checkpoint import one_checkpoint
 from utils.config import DatasetConfig, find_file, from_root, load_dataset_config
 from utils.dataset import EchoDataset, build_loader, prepare
 from utils.devices import Compute, select_compute
 from utils.engine import Evaluation, Thresholds, evaluate, inference_copy
 from utils.files import new_run_folder, write_json, write_text
-from utils.flags import COMMON, IMGSZ, Flag, check_range, from_keywords, parse
+from utils.flags import BOOTSTRAP, COMMON, IMGSZ, Flag, check_range, from_keywords, parse
+from utils.leakage import Fingerprint, compare
 from utils.letterbox import whole_strides
 from utils.log import LOGGER, InputError, run_script
 from utils.loss import JointLoss
+from utils.operating import OperatingPoint
 from utils.outputs import UniqueNames, coco_rows, label_rows
+from utils.parts import PERMUTED, refuse, report
+from utils.permutation import shuffled_labels
+from utils.pictures import write_batch_pictures
 from utils.preprocess import Preprocessor
-from utils.report import metrics, table, write_batch_pictures, write_figures
+from utils.report import metrics, write_figures
+from utils.table import table
 
 TASKS = ("train", "val", "test", "speed", "study")
 FLAGS = (
@@ -47,6 +55,9 @@ FLAGS = (
     Flag("save-json", False, "write boxes as COCO results, predictions.json"),
     Flag("half", False, "mixed precision, as --amp"),
     Flag("strict-data", False, "any fault in a data file is an error"),
+    Flag("strict-groups", False, "patients or frames the network was trained on, and patients not named, are an error"),
+    Flag("calibrate", False, "also give the views' calibration at the temperature that was fitted on validation"),
+    BOOTSTRAP,
     *COMMON,
     Flag("augment", False, "", refused="its flips change anatomy; figures are of frames as they are"),
     Flag("save-hybrid", False, "", refused="it mixes labels into the predictions, so that its figures mean nothing"),
@@ -68,11 +79,11 @@ def main(options: argparse.Namespace) -> dict[str, Any]:
     compute = select_compute(options.device, True if options.half else options.amp)
     if options.task == "study":
         return study(found, config, compute, options)
-    content, result, dataset = validate(
-        found, config, split, found.image_size if options.imgsz is None else options.imgsz, compute, options
-    )
+    size = found.image_size if options.imgsz is None else options.imgsz
+    validation = validate(found, config, split, size, compute, options, options.bootstrap)
+    content = validation.content
     folder = new_run_folder(from_root(options.project), options.name, options.exist_ok)
-    write_results(folder, content, result, dataset, found, options)
+    write_results(folder, validation, options)
     print(f"\n{found.path} on {config.file} {split}, {content['settings']['imgsz']} pixels ({compute})\n")
     print(table(content, options.verbose or len(config.names) <= MANY_CLASSES))
     print(f"\nResults in {folder}")
@@ -89,7 +100,7 @@ def study(
     """
     rows = []
     for size in STUDY_SIZES if options.imgsz is None else [options.imgsz]:
-        content, _, _ = validate(found, config, "val", size, compute, options)
+        content = validate(found, config, "val", size, compute, options, draws=0).content
         figures = [content[key] for key in ("precision", "recall", "map50", "map")]
         losses = [content["loss"][key] for key in ("box", "obj", "cls")]
         rows.append([*figures, *losses, *content["speed_ms"].values()])
@@ -119,10 +130,15 @@ def checked_dataset(options: argparse.Namespace, found: checkpoint.Checkpoint) -
 def open_split(
     found: checkpoint.Checkpoint, config: DatasetConfig, split: str, size: int, stride: int, options: argparse.Namespace
 ) -> EchoDataset:
-    """The split, filtered and padded as in training: to squares, or in rectangular batches of whole strides."""
+    """The split, filtered and padded as in training: to squares, or in rectangular batches of whole strides.
+
+    Of a network that was trained on labels shuffled between patients, its labels are shuffled alike.
+    """
+    permutation = found.content.get("permuted_labels")
     dataset = EchoDataset(
         config, split, size, single_class=options.single_cls, strict=options.strict_data,
         preprocessor=Preprocessor.of(found.hyp),
+        label_of=None if permutation is None else shuffled_labels(config, permutation),
     )  # fmt: skip
     if found.rect:
         dataset.arrange_by_shape(options.batch_size, stride)
@@ -136,37 +152,100 @@ def thresholds(options: argparse.Namespace) -> Thresholds:
     return Thresholds(options.conf_thres, options.iou_thres, options.max_det, single_class=options.single_cls)
 
 
+@dataclass(frozen=True)
+class Validation:
+    """A split, what a network made of it, and the figures of that."""
+
+    dataset: EchoDataset
+    evaluation: Evaluation
+    assessment: Assessment
+    content: dict[str, Any]  # of metrics.json
+    warnings: list[str]
+
+
 def validate(
     found: checkpoint.Checkpoint, config: DatasetConfig, split: str, size: int, compute: Compute,
-    options: argparse.Namespace,
-) -> tuple[dict[str, Any], Evaluation, EchoDataset]:  # fmt: skip
-    """metrics.json's content for a split at an image size, and what it comes from."""
-    network = found.build().to(compute.device)
+    options: argparse.Namespace, draws: int,
+) -> Validation:  # fmt: skip
+    """Evaluate a split at an image size."""
+    check_range(options, "bootstrap", 0)
     limits = thresholds(options)
+    network = found.build().to(compute.device)
     size = whole_strides(size, network.max_stride)
-    dataset = open_split(found, config, split, size, network.max_stride, options)
-    loader = build_loader(dataset, options.batch_size, options.workers)
-    result = evaluate(
-        inference_copy(network, compute), loader, len(dataset.names), len(found.view_names) if config.view_names else 0,
-        compute, limits, JointLoss.of(network, found.hyp, size), split,
-    )  # fmt: skip
+    copy = inference_copy(network, compute)
+    nv = len(found.view_names) if config.view_names else 0
+
+    def opened(part: str) -> EchoDataset:
+        return open_split(found, config, part, size, network.max_stride, options)
+
+    def evaluated(dataset: EchoDataset, operating: float | None) -> Evaluation:
+        loader = build_loader(dataset, options.batch_size, options.workers)
+        criterion = JointLoss.of(network, found.hyp, size)
+        nc = len(dataset.names)
+        return evaluate(copy, loader, nc, nv, compute, limits, criterion, dataset.split, operating)
+
+    dataset = opened(split)
+    leakage, warnings = check_leakage(found, dataset, options)
+    point, source = OperatingPoint.from_content(found.content.get("operating"), found.path), "validation in training"
+    if point is None and split != "val":
+        LOGGER.info("%s: its training stored no operating confidence: it is found on val first", found.path)
+        val_set = opened("val")
+        point, source = OperatingPoint.of(evaluated(val_set, None), val_set), "val of this dataset"
+    if options.calibrate and point is not None and point.temperature is None:
+        raise InputError(f"{found.path}: --calibrate: expected a temperature fitted on validation, got none")
+    evaluation = evaluated(dataset, None if point is None else point.confidence)
+    if point is None:
+        point, source = OperatingPoint.of(evaluation, dataset), "this part, which flatters"
     settings = {
         "weights": str(found.path), "data": str(config.file), "split": split, "imgsz": size, "rect": found.rect,
-        "batch_size": options.batch_size, **dataclasses.asdict(limits), "compute": str(compute),
+        "batch_size": options.batch_size, **dataclasses.asdict(limits), "confidence_from": source,
+        "compute": str(compute),
     }  # fmt: skip
-    return metrics(result, dataset.names, found.view_names, settings), result, dataset
+    assessment = assess(
+        outcomes.outcomes_of(evaluation, dataset, found.view_names), draws, found.hyp.seed,
+        point.temperature if options.calibrate else None,
+    )  # fmt: skip
+    content = metrics(assessment, settings, warnings, leakage, evaluation)
+    return Validation(dataset, evaluation, assessment, content, warnings)
 
 
-def write_results(
-    folder: Path, content: dict[str, Any], result: Evaluation, dataset: EchoDataset, found: checkpoint.Checkpoint,
-    options: argparse.Namespace,
-) -> None:  # fmt: skip
-    """metrics.json, figures, and the predictions in the forms that were asked for."""
-    write_json(folder / "metrics.json", content)
+def check_leakage(
+    found: checkpoint.Checkpoint, dataset: EchoDataset, options: argparse.Namespace
+) -> tuple[dict[str, Any], list[str]]:
+    """What the split has in common with the frames that the network was trained on, and the warnings of it.
+
+    Raises:
+        InputError: anything at all, with ``--strict-groups``.
+    """
+    content, warnings = found.content.get("trained_on"), []
+    if content is not None:
+        trained = Fingerprint.from_content(content, found.path)
+    else:
+        warnings.append("the checkpoint does not say what it was trained on: compared with this dataset's train part")
+        try:
+            trained = Fingerprint.of(open_split(found, dataset.config, "train", dataset.size, 1, options))
+        except InputError as error:
+            return {}, [f"what the checkpoint was trained on is not known, and train cannot be read: {error}"]
+    leakage = compare(trained, dataset)
+    warnings += leakage.warnings
+    if found.content.get("permuted_labels") is not None:
+        warnings.append(PERMUTED)
+    if options.strict_groups:
+        refuse(leakage, dataset.config)
+    report(leakage)
+    return leakage.content(), warnings
+
+
+def write_results(folder: Path, validation: Validation, options: argparse.Namespace) -> None:
+    """metrics.json, outcomes.npz, figures, and the predictions in the forms that were asked for."""
+    result, dataset = validation.evaluation, validation.dataset
+    names, view_names = validation.assessment.outcomes.names, validation.assessment.outcomes.view_names
+    write_json(folder / "metrics.json", validation.content)
+    outcomes.save(folder / "outcomes.npz", validation.assessment.outcomes)
     if dataset.problems:
         write_text(folder / "data_problems.txt", "".join(f"{problem}\n" for problem in dataset.problems))
-    write_figures(result, dataset.names, found.view_names, folder)
-    write_batch_pictures(dataset, result, dataset.names, found.view_names, folder, options.batch_size)
+    write_figures(validation.assessment, folder, validation.warnings)
+    write_batch_pictures(dataset, result, names, view_names, folder, options.batch_size)
     if options.save_json:
         rows = [
             row for frame in result.predictions for row in coco_rows(frame.boxes.numpy(), dataset.files[frame.index])

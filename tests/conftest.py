@@ -13,8 +13,11 @@ import torch
 
 from models.yolo import Network
 from tests.scripts import phantom_yaml
+from tests.simulated import few
+from utils.assessment import Assessment, assess
 from utils.config import ROOT, Hyperparameters, hyperparameters_from, load_dataset_config, load_yaml
 from utils.dataset import EchoDataset, prepare
+from utils.engine import Evaluation, MeanLosses, Speed
 from utils.log import LOGGER
 
 torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
@@ -83,3 +86,16 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> EchoDataset:
     config = load_dataset_config(phantom_yaml(tmp_path_factory.mktemp("phantom")))
     prepare(config)
     return EchoDataset(config, "train", 64)
+
+
+@pytest.fixture
+def assessment() -> Assessment:
+    """Of four frames of two patients; see :func:`tests.simulated.few`."""
+    return assess(few(), draws=200)
+
+
+@pytest.fixture
+def evaluation(assessment: Assessment) -> Evaluation:
+    """The evaluation behind :func:`assessment`, as far as reports look at it."""
+    figures, view = assessment.detection, assessment.view
+    return Evaluation(figures, view, MeanLosses(0.1, 0.2, 0.3, 0.4), np.eye(5, dtype=int), [], Speed(1.0, 2.0, 3.0))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.phantoms import NAMES, encode, picture, write_image
-from utils.contact_sheet import THUMBNAIL, Picture, Section, contact_sheet, fair_shares, pixel_corners, thumbnail
+from utils.contact_sheet import THUMBNAIL, Picture, Section, contact_sheet, fair_shares, thumbnail
 from utils.log import InputError
 
 NONE = np.zeros((0, 5), np.float32)
@@ -124,12 +124,6 @@ def test_small_sections_are_whole_and_large_ones_share_the_rest(
     counts: list[int], limit: int, shares: list[int]
 ) -> None:
     assert fair_shares(counts, limit) == shares
-
-
-def test_pixel_corners_are_cut_off_at_the_frames_edge() -> None:
-    boxes = np.array([[0, 0.5, 0.5, 0.5, 0.25], [3, 0, 1, 0.5, 0.5]], np.float32)
-    np.testing.assert_allclose(pixel_corners(boxes, (40, 80)), [[20, 15, 60, 25], [0, 30, 20, 40]])
-    assert pixel_corners(NONE, (40, 80)).shape == (0, 4)
 
 
 def test_boxes_are_drawn_into_the_thumbnail_where_they_are(tmp_path: Path) -> None:

@@ -53,3 +53,9 @@ def test_clips_of_the_same_name_of_two_patients_are_two() -> None:
     files = [Path("p01-c1-f1.png"), Path("p02-c1-f1.png")]
     assert clips(config(r"^(p\d+)-", r"-(c\d+)-"), files) == ["p01/c1", "p02/c1"]
     assert clips(config(None, r"-(c\d+)-"), files) == ["c1", "c1"]
+
+
+def test_a_patient_whose_number_begins_anothers_keeps_its_clips() -> None:
+    files = [Path("1_10_0001.png"), Path("10_10_0001.png")]
+    assert clips(config(r"^(\d+)_", r"_(\d+)_"), files) == ["1/10", "10"]
+    assert clips(config(r"^(\d+)_"), files) == ["1_10", "10_10"]

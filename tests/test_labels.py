@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from utils import labels
-from utils.labels import UNLABELLED, Label, Problem, label_path, read_label
+from utils.labels import UNLABELLED, Label, Problem, label_path, pixel_corners, read_label
 
 BOX, OTHER = "1 0.5 0.5 0.2 0.1", "3 0.25 0.75 0.1 0.3"
 GOLDEN = json.loads((Path(__file__).parent / "golden/geometry.json").read_text())["segments"]
@@ -229,3 +229,9 @@ def test_problems_are_in_the_order_of_the_file_and_name_file_and_line(tmp_path: 
     path = tmp_path / "frame.txt"
     assert str(label.problems[0]) == f"{path}:1: expected a class from 0 to 3, got 9; row left out"
     assert str(Problem(path, None, "empty", "frame left out")) == f"{path}: empty; frame left out"
+
+
+def test_pixel_corners_are_cut_off_at_the_frames_edge() -> None:
+    boxes = np.array([[0, 0.5, 0.5, 0.5, 0.25], [3, 0, 1, 0.5, 0.5]], np.float32)
+    np.testing.assert_allclose(pixel_corners(boxes, (40, 80)), [[20, 15, 60, 25], [0, 30, 20, 40]])
+    assert pixel_corners(np.zeros((0, 5), np.float32), (40, 80)).shape == (0, 4)

@@ -208,7 +208,7 @@ def test_the_limit_itself_counts(parts: Parts, monkeypatch: pytest.MonkeyPatch, 
     own[:differing] = False  # 17 of 50: the limit
     _, val = parts({"p01-f1.png": fan(1)}, {"p02-f1.png": fan(2)})
     monkeypatch.setattr(leakage, "hash_frame", lambda image: np.packbits(own))
-    assert compare(Fingerprint(None, np.packbits(known)[None]), val).near_identical_frames == count
+    assert compare(Fingerprint(None, np.packbits(known)[None], (None,)), val).near_identical_frames == count
 
 
 def test_a_bit_tells_whether_the_cell_below_is_brighter() -> None:
@@ -230,7 +230,7 @@ def test_a_fingerprint_survives_a_checkpoint(parts: Parts, group: str | None) ->
     torch.save({"fingerprint": trained.content()}, file)
     file.seek(0)
     read = Fingerprint.from_content(torch.load(file, weights_only=True)["fingerprint"], Path("best.pt"))
-    assert read.patients == trained.patients and read.files is None
+    assert read.patients == trained.patients and set(read.files) == {None}
     np.testing.assert_array_equal(read.hashes, trained.hashes)
     before, after = compare(trained, val), compare(read, val)
     assert after == replace(before, examples=(Example(val.files[1], None, 0.0),))
@@ -292,6 +292,21 @@ def test_that_nothing_was_found_is_said() -> None:
         "none of 4 patients of val is in the training part",
         "none of 8 frames of val looks nearly identical to a training frame",
     ]
+
+
+def test_a_training_remembers_whom_the_one_it_starts_from_has_seen(parts: Parts) -> None:
+    train, val = parts(
+        {"p01-f1.png": fan(1), "p02-f1.png": fan(2)}, {"p02-f1.png": fan(2), "p03-f1.png": fan(3), "p03-f2.png": fan(4)}
+    )
+    now, earlier = Fingerprint.of(train), Fingerprint.of(val)
+    both = now.joined(Fingerprint.from_content(earlier.content(), Path("start.pt")))
+    assert set(both.patients or ()) == {*(now.patients or ()), *(earlier.patients or ())}
+    assert len(both.hashes) == len(both.files) == 4 and both.files[:2] == now.files  # the frame of p02 once
+    found = compare(both, val)
+    assert (found.shared_patients, found.near_identical_frames) == (2, 3)
+    assert now.joined(replace(earlier, patients=None)).patients is None
+    again = both.joined(now)
+    assert again.patients == both.patients and len(again.hashes) == 4
 
 
 def test_what_could_not_be_compared_is_a_warning_and_no_number_in_the_log() -> None:

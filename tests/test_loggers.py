@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from utils import loggers
-from utils.loggers import COLUMNS, RunLogger, format_results, read_results
+from utils.loggers import COLUMNS, RunLogger, format_results, read_history, read_results
 
 CONTRACT = [
     "epoch",
@@ -130,3 +130,13 @@ def test_events_have_the_figures_but_no_nan(tmp_path: Path, monkeypatch: pytest.
     run.log({"epoch": 2, "train/box_loss": 0.5, "metrics/recall": 0.25, "x/lr0": math.nan})
     run.close()
     assert calls == [("train/box_loss", 0.5, 2), ("metrics/recall", 0.25, 2), ("flush",), ("close",)]
+
+
+def test_files_of_before_a_column_was_there_are_read_with_nan_in_it(tmp_path: Path) -> None:
+    old = [name for name in COLUMNS if not name.startswith("leakage/")]
+    (tmp_path / "training_history.json").write_text(json.dumps([dict.fromkeys(old, 1.0)]))
+    (tmp_path / "results.csv").write_text(",".join(old) + "\n" + ",".join("1" for _ in old) + "\n")
+    for rows in (read_history(tmp_path / "training_history.json"), read_results(tmp_path / "results.csv")):
+        assert math.isnan(rows[0]["leakage/patients"]) and rows[0]["epoch"] == 1
+    RunLogger(tmp_path, 1, tensorboard=False).log({"epoch": 1.0})
+    assert len(read_results(tmp_path / "results.csv")) == 2

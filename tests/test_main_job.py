@@ -21,6 +21,7 @@ RUN_FILES = (
     *("results.csv", "training_history.json", "metrics.json", "results.png", "confusion_matrix.png"),
     *("weights/last.pt", "weights/best.pt", "weights/epoch1.pt", "view_confusion_matrix.png"),
     *("P_curve.png", "R_curve.png", "F1_curve.png", "PR_curve.png", "val_batch0_labels.jpg", "val_batch0_pred.jpg"),
+    *("FROC_curve.png", "view_reliability.png", "outcomes.npz"),
 )
 
 

@@ -1,4 +1,4 @@
-"""Figures: YOLOv5's to the digit, pairs of boxes by hand, the edges of a split, and views."""
+"""Figures of boxes: YOLOv5's to the digit, pairs of boxes by hand, the edges of a split."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from utils.metrics import (
     detection_figures,
     match,
     smooth,
-    view_figures,
 )
 
 NOTHING, NO_LABELS = torch.zeros(0, 6), torch.zeros(0, 5)
@@ -278,40 +277,6 @@ def test_an_empty_frame_adds_nothing_to_the_confusion_matrix() -> None:
     assert confusion_matrix(NOTHING, NO_LABELS, 4).tolist() == np.zeros((5, 5)).tolist()
 
 
-# views
-
-
-def test_view_figures_by_hand() -> None:
-    """Three views; the last is never predicted, and two frames carry none."""
-    true = [0, 0, 0, 1, 1, 2, -1, -1]
-    predicted = [0, 0, 1, 1, 0, 0, 2, 1]
-    got = view_figures(predicted, true, 3)
-    assert got.confusion.tolist() == [[2, 1, 1], [1, 1, 0], [0, 0, 0]]  # row predicted, column true
-    assert got.frames == 6 and got.accuracy == pytest.approx(3 / 6)
-    assert got.precision == pytest.approx([2 / 4, 1 / 2, 0])
-    assert got.recall == pytest.approx([2 / 3, 1 / 2, 0])
-    assert got.f1 == pytest.approx([4 / 7, 1 / 2, 0])
-    assert got.macro_f1 == pytest.approx((4 / 7 + 1 / 2) / 3)
-
-
-def test_macro_f1_leaves_out_views_that_neither_occur_nor_are_predicted() -> None:
-    assert view_figures([0, 0, 1], [0, 0, 1], 5).macro_f1 == 1.0
-    got = view_figures([0, 3], [0, 0], 5)
-    assert got.f1 == pytest.approx([2 / 3, 0, 0, 0, 0]) and got.macro_f1 == pytest.approx(1 / 3)
-
-
-@pytest.mark.parametrize("true", [[], [-1, -1]])
-def test_without_a_labelled_frame_view_figures_are_zero(true: list[int]) -> None:
-    got = view_figures([1] * len(true), true, 3)
-    assert got.frames == 0 and got.accuracy == 0 and got.macro_f1 == 0
-    assert not got.precision.any() and not got.recall.any() and not got.f1.any()
-
-
-def test_all_views_right_is_one_everywhere() -> None:
-    got = view_figures(np.array([2, 0, 1, 1]), np.array([2, 0, 1, 1]), 3)
-    assert got.accuracy == got.macro_f1 == 1 and (got.precision == 1).all() and (got.recall == 1).all()
-
-
 def test_of_two_boxes_on_one_label_the_better_counts_in_the_matrix_and_the_surer_in_precision() -> None:
     label = torch.tensor([[0.0, 0, 0, 100, 100]])
     boxes = torch.tensor([[0.0, 0, 60, 100, 0.9, 0], [0.0, 0, 98, 100, 0.8, 0]])
@@ -319,3 +284,16 @@ def test_of_two_boxes_on_one_label_the_better_counts_in_the_matrix_and_the_surer
     boxes[0, 5] = 1
     matrix = confusion_matrix(boxes, label, 2)
     assert matrix.tolist() == [[1, 0, 0], [0, 0, 1], [0, 0, 0]]
+
+
+def test_precision_and_recall_may_be_taken_at_a_confidence_found_elsewhere(golden: Path) -> None:
+    with np.load(golden / "ap.npz") as arrays:
+        tp, conf, predicted, labelled = (arrays[name] for name in ("tp", "conf", "pred_cls", "target_cls"))
+    own = detection_figures(tp, conf, predicted, labelled)
+    again = detection_figures(tp, conf, predicted, labelled, own.confidence)
+    for field in dataclasses.fields(DetectionFigures):
+        np.testing.assert_array_equal(getattr(again, field.name), getattr(own, field.name))
+    stricter = detection_figures(tp, conf, predicted, labelled, 0.9)
+    assert stricter.confidence == pytest.approx(0.9, abs=1e-3)
+    assert stricter.mean_recall < own.mean_recall and stricter.mean_f1 < own.mean_f1
+    assert stricter.map == own.map  # the ranking is the same

@@ -1,78 +1,91 @@
-"""utils.report: metrics.json and the table hold the figures of an evaluation."""
+"""utils.report: metrics.json and the table hold the figures of an assessment, its intervals."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from matplotlib.figure import Figure
 
-from utils.engine import Evaluation, FramePrediction, MeanLosses, Speed
-from utils.metrics import ViewFigures, detection_figures
-from utils.report import metrics, table, view_text, write_figures
+from tests.simulated import few
+from utils import curves, diagrams
+from utils.assessment import Assessment, assess
+from utils.engine import Evaluation
+from utils.report import interval_of, metrics, write_figures
+from utils.table import table
 
-NAMES, VIEWS = ("AR", "MR", "PR", "TR"), ("PLAX", "PSAX", "A4C")
-
-
-@pytest.fixture
-def result() -> Evaluation:
-    """Two of three AR boxes and the one TR box found, one false MR box; 4 of 5 views right."""
-    correct = np.array([[True] * 10, [True] * 5 + [False] * 5, [False] * 10, [True] * 10])
-    detection = detection_figures(
-        correct, np.array([0.9, 0.8, 0.7, 0.6]), np.array([0.0, 0.0, 1.0, 3.0]), np.array([0.0, 0.0, 0.0, 3.0])
-    )
-    view = ViewFigures(np.array([[2, 0, 0], [1, 1, 0], [0, 0, 1]]))
-    prediction = FramePrediction(0, torch.zeros(0, 6), torch.tensor([0.2, 0.5, 0.3]))
-    confusion = np.diag([2, 0, 0, 1, 0])
-    return Evaluation(
-        detection, view, MeanLosses(0.1, 0.2, 0.3, 0.4), confusion, [prediction] * 5, Speed(1.0, 2.0, 3.0)
-    )
+WARNING = "2 of 3 patients of val are in the training part, too"
 
 
-def test_metrics_json_has_the_keys_and_the_figures(result: Evaluation) -> None:
-    content = metrics(result, NAMES, VIEWS, {"imgsz": 64})
-    assert {
-        "precision", "recall", "f1", "map50", "map", "per_class", "view", "speed_ms", "settings",
-    } <= set(content)  # fmt: skip
+def test_metrics_json_has_the_keys_and_the_figures(assessment: Assessment, evaluation: Evaluation) -> None:
+    content = metrics(assessment, {"imgsz": 64}, [WARNING], {"frames": 4}, evaluation)
     assert set(content["per_class"]) == {"AR", "TR"}
-    assert content["per_class"]["AR"]["recall"] == pytest.approx(2 / 3, abs=1e-3)
+    ar = content["per_class"]["AR"]
+    assert (ar["labels"], ar["patients"]) == (3, 2) and ar["recall"] == pytest.approx(2 / 3, abs=1e-3)
+    assert ar["froc"] == {"0.25": pytest.approx(2 / 3), "0.5": pytest.approx(2 / 3), "1": pytest.approx(2 / 3)}
     assert content["per_class"]["TR"]["map50"] == pytest.approx(0.995, abs=1e-6)
-    assert content["view"]["accuracy"] == pytest.approx(0.8)
+    assert content["froc"] == {"0.25": 0.75, "0.5": 0.75, "1": 0.75}  # one false box in four frames
+    assert content["view"]["accuracy"] == 0.75
+    assert content["view"]["balanced_accuracy"] == pytest.approx((1 / 2 + 1 + 1) / 3)
     assert content["view"]["per_class"]["PLAX"] == {
-        "frames": 3, "precision": 1.0, "recall": pytest.approx(2 / 3), "f1": pytest.approx(0.8),
+        "frames": 2, "precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3),
     }  # fmt: skip
+    assert content["view"]["brier"] == pytest.approx(0.5) and content["view"]["ece"] == pytest.approx(0.25)
     p, r = content["precision"], content["recall"]
     assert content["f1"] == pytest.approx(2 * p * r / (p + r))
     assert content["loss"] == {"box": 0.1, "obj": 0.2, "cls": 0.3, "view": 0.4}
+    assert content["warnings"] == [WARNING] and content["leakage"] == {"frames": 4}
+    assert content["patients"]["per_class"]["AR"] == {
+        "positive": 2, "negative": 0, "sensitivity": 0.5, "specificity": pytest.approx(np.nan, nan_ok=True),
+    }  # fmt: skip
+    assert content["clips"]["view"]["clips"] == 2 and content["clips"]["mixed_views"] == 1
     assert json.loads(json.dumps(content))["settings"] == {"imgsz": 64}
 
 
-def test_a_detector_alone_has_no_view_in_its_metrics(result: Evaluation) -> None:
-    alone = Evaluation(result.detection, None, None, result.confusion, result.predictions, result.speed)
-    content = metrics(alone, NAMES, (), {})
-    assert "view" not in content and "loss" not in content
+def test_intervals_stand_under_the_keys_of_their_figures(assessment: Assessment) -> None:
+    content = metrics(assessment, {})
+    interval = content["interval"]
+    assert (interval["unit"], interval["units"], interval["draws"], interval["level"]) == ("patients", 2, 200, 0.95)
+    low, high = interval["per_class"]["AR"]["recall"]
+    assert (
+        (low, high) == interval_of(content, "per_class", "AR", "recall") == (0.0, 1.0)
+    )  # one patient has all found, the other none
+    assert interval_of(content, "per_class", "MR", "recall") is None
+
+
+def test_calibrated_views_stand_beside_the_plain_ones() -> None:
+    content = metrics(assess(few(), draws=0, temperature=3.0), {})
+    calibrated = content["view"]["calibrated"]
+    assert calibrated["temperature"] == 3 and calibrated["brier"] < content["view"]["brier"]
+    assert "view at temperature 3.00" in table(content)
+    assert "calibrated" not in metrics(assess(few(), draws=0), {})["view"]
+
+
+def test_a_detector_alone_has_no_view_in_its_metrics() -> None:
+    content = metrics(assess(few(views=False), draws=0), {})
+    assert not {"view", "loss", "speed_ms"} & set(content) and "view" not in content["clips"]
     assert "view" not in table(content)
 
 
-def test_the_table_shows_every_class_the_views_and_milliseconds(result: Evaluation) -> None:
-    text = table(metrics(result, NAMES, VIEWS, {}))
-    lines = {line.split()[0]: line.split() for line in text.splitlines() if line.strip()}
-    assert lines["all"][1] == "4" and lines["AR"][1] == "3"
-    assert lines["PLAX"][-3:] == ["2", "1", "0"]
-    assert "view accuracy 0.800" in text
-    assert "6.0 ms a frame" in text
+def test_figures_are_written_and_each_carries_the_warning(
+    assessment: Assessment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles: dict[str, str] = {}
 
+    def recorded(figure: Figure, path: Path) -> None:
+        titles[path.name] = " ".join(figure.get_suptitle().split())
 
-def test_figures_are_written(result: Evaluation, tmp_path: Path) -> None:
-    write_figures(result, NAMES, VIEWS, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {
+    for module in (curves, diagrams):
+        monkeypatch.setattr(module, "save", recorded)
+    write_figures(assessment, tmp_path, [WARNING])
+    assert set(titles) == {
         "confusion_matrix.png", "view_confusion_matrix.png", "P_curve.png", "R_curve.png", "F1_curve.png",
-        "PR_curve.png",
+        "PR_curve.png", "FROC_curve.png", "view_reliability.png",
     }  # fmt: skip
-
-
-def test_the_view_is_named_with_its_probability() -> None:
-    assert view_text(torch.tensor([0.2, 0.5, 0.3]), VIEWS) == "PSAX 0.50"
-    assert view_text(None, VIEWS) is None
+    assert all(WARNING in title for title in titles.values()), titles
+    titles.clear()
+    write_figures(assess(replace(few(views=False), patients=None, clips=None), draws=0), tmp_path)
+    assert "view_reliability.png" not in titles and WARNING not in titles["PR_curve.png"]

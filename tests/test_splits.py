@@ -234,7 +234,7 @@ def test_weak_spots_of_the_data_are_one_warning_each(tmp_path: Path, caplog: pyt
     gone, problems, unmatched = warnings_of(caplog, f"{source}: ")
     assert "1 of 13 listed files do not exist; left out" in gone
     assert "4 problems in its label files" in problems
-    assert "2 file names do not match" in unmatched and "such as odd" in unmatched
+    assert "finds no patient in 2 file names" in unmatched and "such as odd" in unmatched
     assert len(all_of(tmp_path / "out" / "fold1.yaml")) == 12
 
 

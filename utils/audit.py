@@ -6,8 +6,6 @@ python -m utils.labels --data my_data.yaml
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +18,7 @@ from utils.files import new_run_folder, write_json, write_whole
 from utils.findings import Finding, Frame, Rule, find_all, first_few, grouped, joined_parts, read_frames
 from utils.flags import COMMON, Flag, from_keywords, parse
 from utils.log import run_script
-from utils.outputs import harmless
+from utils.outputs import csv_text
 
 FLAGS = (
     Flag("data", "data/phantom.yaml", "dataset yaml"),
@@ -122,12 +120,6 @@ def _pictures(findings: Iterable[Finding]) -> list[Picture]:
     ]
 
 
-def _csv_text(rows: Iterable[Sequence[object]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([harmless(str(cell)) for cell in row] for row in rows)
-    return text.getvalue()
-
-
 def _write(path: Path, text: str) -> None:
     """Write a file whole; bytes of a file name that are no UTF-8 become question marks."""
     write_whole(path, lambda file: file.write(text.encode("utf-8", "replace")))
@@ -142,8 +134,8 @@ def main(options: argparse.Namespace) -> dict[str, Any]:
     content = figures(frames, findings, config)
     folder = new_run_folder(from_root(options.project), options.name, options.exist_ok)
     write_json(folder / "audit.json", content)
-    _write(folder / "findings.csv", _csv_text(finding_rows(findings)))
-    _write(folder / "patients.csv", _csv_text(patient_rows(frames, config)))
+    _write(folder / "findings.csv", csv_text(finding_rows(findings)))
+    _write(folder / "patients.csv", csv_text(patient_rows(frames, config)))
     lead = f"Found in {config.file}; all findings are in findings.csv beside this page."
     _write(folder / "contact_sheet.html", contact_sheet("Frames to look at", lead, sections(findings), config.names))
     print(f"{config.file}\n\n{summary(content)}\n\nResults in {folder}")

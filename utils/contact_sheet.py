@@ -7,13 +7,12 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.draw import draw
+from utils.draw import draw, ground_truth
 from utils.images import read_image
 from utils.letterbox import resize
 from utils.log import progress
@@ -115,18 +114,10 @@ def fair_shares(counts: Sequence[int], limit: int) -> list[int]:
     return shares
 
 
-def pixel_corners(boxes: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float64]:
-    """Label rows (n, 5), normalised -> corners x1 y1 x2 y2 (n, 4) in pixels of (height, width), cut off at its edge."""
-    centre, half = boxes[:, 1:3].astype(np.float64), boxes[:, 3:5].astype(np.float64) / 2
-    return np.concatenate((centre - half, centre + half), 1).clip(0, 1) * np.tile(shape[::-1], 2)
-
-
 def thumbnail(picture: Picture, names: Sequence[str]) -> NDArray[np.uint8]:
     """The frame (h, w, 3) RGB, its longer side 200 pixels, with boxes and view drawn at that size."""
     image = resize(read_image(picture.path), THUMBNAIL)
-    corners = pixel_corners(picture.boxes, (image.shape[0], image.shape[1]))
-    unknown = np.full((len(corners), 1), np.nan)  # labels have no confidence
-    boxes: NDArray[Any] = np.concatenate((corners, unknown, picture.boxes[:, :1]), 1)
+    boxes = ground_truth(picture.boxes, (image.shape[0], image.shape[1]))
     return draw(image, boxes, names, picture.view, line_thickness=1)
 
 

@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from utils.labels import pixel_corners
+
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
 
@@ -89,6 +91,12 @@ def draw(
         taken.append((x, y, x + mask.shape[1], y + mask.shape[0]))
         _plate(canvas, mask, x, y, colour(int(row[5])), (0, 0, 0))
     return canvas
+
+
+def ground_truth(boxes: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float64]:
+    """Label rows (n, 5), normalised -> what :func:`draw` takes for a frame of (height, width), without confidence."""
+    unknown = np.full((len(boxes), 1), np.nan)
+    return np.concatenate((pixel_corners(boxes, shape), unknown, boxes[:, :1]), 1)
 
 
 def _visible(boxes: NDArray[np.floating[Any]], width: int, height: int) -> NDArray[np.float64]:

@@ -23,16 +23,10 @@ from utils.devices import Compute
 from utils.letterbox import Geometry
 from utils.log import progress
 from utils.loss import JointLoss, TaskLosses
-from utils.metrics import (
-    DetectionFigures,
-    ViewFigures,
-    confusion_matrix,
-    detection_figures,
-    match,
-    view_figures,
-)
+from utils.metrics import DetectionFigures, confusion_matrix, detection_figures, match
 from utils.optim import RunningMean, set_rates
 from utils.schedule import Schedule
+from utils.view_metrics import ViewFigures, view_figures
 
 
 class MeanLosses(NamedTuple):
@@ -186,11 +180,13 @@ class FramePrediction:
         index: of the frame.
         boxes: (n, 6) x1, y1, x2, y2 in pixels of the file's frame, confidence, class.
         view: (nv,) probabilities, or None.
+        correct: (n, 10) which boxes are right, from :func:`utils.metrics.match`.
     """
 
     index: int
     boxes: Tensor
     view: Tensor | None
+    correct: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -235,6 +231,7 @@ def evaluate(
     thresholds: Thresholds,
     criterion: JointLoss | None = None,
     description: str = "validation",
+    operating: float | None = None,
 ) -> Evaluation:
     """Run a network in evaluation mode over a split and compare with its labels.
 
@@ -243,11 +240,12 @@ def evaluate(
         nc: number of box classes.
         nv: number of views; 0 for a detector alone.
         criterion: losses to report beside the figures.
+        operating: the confidence of :func:`utils.metrics.detection_figures`.
     """
     sums = torch.zeros(4, device=compute.device)
     seconds = np.zeros(3)
     found: list[FramePrediction] = []
-    rows: list[tuple[NDArray[np.bool_], Tensor, Tensor, Tensor]] = []
+    labelled: list[Tensor] = []
     true_views: list[int] = []
     confusion = np.zeros((nc + 1, nc + 1), np.int64)
     for batch in progress(loader, description, unit="batch"):
@@ -276,15 +274,16 @@ def evaluate(
             labels = _in_file_pixels(boxes[boxes[:, 0] == place, 1:], shape, geometry).cpu()
             frame = scale_boxes(detections[place], (geometry.gain_x, geometry.gain_y), (geometry.left, geometry.top),
                                 geometry.original).cpu()  # fmt: skip
-            rows.append((match(frame, labels), frame[:, 4], frame[:, 5], labels[:, 0]))
+            labelled.append(labels[:, 0])
             confusion += confusion_matrix(frame, labels, nc)
-            found.append(FramePrediction(index, frame, None if probabilities is None else probabilities[place]))
+            view_of_frame = None if probabilities is None else probabilities[place]
+            found.append(FramePrediction(index, frame, view_of_frame, match(frame, labels)))
         true_views += batch.views.tolist()
     view = None
     if nv and any(true >= 0 for true in true_views):
         view = view_figures([int(f.view.argmax()) for f in found if f.view is not None], true_views, nv)
     return Evaluation(
-        detection=_detection(rows),
+        detection=_detection(found, labelled, operating),
         view=view,
         losses=_means(sums, len(loader)) if criterion is not None else None,
         confusion=confusion,
@@ -293,10 +292,14 @@ def evaluate(
     )
 
 
-def _detection(rows: Sequence[tuple[NDArray[np.bool_], Tensor, Tensor, Tensor]]) -> DetectionFigures:
-    correct, *columns = zip(*rows, strict=True)
-    confidence, predicted, labelled = (torch.cat(column).double().numpy() for column in columns)
-    return detection_figures(np.concatenate(correct), confidence, predicted, labelled)
+def _detection(
+    found: Sequence[FramePrediction], labelled: Sequence[Tensor], operating: float | None
+) -> DetectionFigures:
+    detections = torch.cat([frame.boxes for frame in found]).double().numpy()
+    correct = np.concatenate([frame.correct for frame in found])
+    return detection_figures(
+        correct, detections[:, 4], detections[:, 5], torch.cat(list(labelled)).double().numpy(), operating
+    )
 
 
 def _in_file_pixels(labels: Tensor, shape: tuple[int, int], geometry: Geometry) -> Tensor:

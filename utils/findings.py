@@ -20,11 +20,10 @@ import torch
 
 from utils.boxes import pair_iou
 from utils.config import DatasetConfig
-from utils.contact_sheet import pixel_corners
 from utils.dataset import list_images
 from utils.groups import clips, patients, unmatched
 from utils.images import IMAGE_SUFFIXES, read_bytes, read_image
-from utils.labels import UNLABELLED, Label, label_path, read_label
+from utils.labels import UNLABELLED, Label, label_path, pixel_corners, read_label
 from utils.log import InputError, progress
 
 T = TypeVar("T")

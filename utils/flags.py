@@ -128,6 +128,7 @@ def _add(parser: argparse.ArgumentParser, flag: Flag) -> None:
 
 
 IMGSZ = "imgsz img img-size"
+BOOTSTRAP = Flag("bootstrap", 2000, "draws behind the 95% intervals of the figures; 0 for none", int)
 
 COMMON = (
     Flag("device", "", "cpu, a GPU's number, or mps; empty takes the first GPU, else the CPU"),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.config import DatasetConfig
+from utils.log import LOGGER
 
 # A name up to its last number: p02-c01-f0004 -> p02-c01
 BEFORE_LAST_NUMBER = r"^(.*?)[^0-9A-Za-z]*[A-Za-z]*\d+\D*$"
@@ -33,12 +34,27 @@ def clips(config: DatasetConfig, files: Sequence[Path]) -> list[str] | None:
     own = [_first_group(pattern, name) for name in names]
     if owners is None:
         return own
-    return [clip if clip.startswith(owner) else f"{owner}/{clip}" for owner, clip in zip(owners, own, strict=True)]
+    return [clip if _begins_with(clip, owner) else f"{owner}/{clip}" for owner, clip in zip(owners, own, strict=True)]
+
+
+def _begins_with(clip: str, owner: str) -> bool:
+    """Whether a clip's name already says whose it is: p01-c01 is of p01, not of p0."""
+    return clip.startswith(owner) and not clip[len(owner) :][:1].isalnum()
 
 
 def unmatched(config: DatasetConfig, files: Sequence[Path]) -> list[Path]:
     """The files in whose names the ``group`` pattern finds no patient; none where there is no pattern."""
     return [path for path in files if config.group is not None and _found(config.group, path.name) is None]
+
+
+def warn_of_unmatched(config: DatasetConfig, files: Sequence[Path]) -> None:
+    """Log in how many file names the ``group`` pattern finds no patient, if there are such."""
+    alone = unmatched(config, files)
+    if alone:
+        LOGGER.warning(
+            "%s: group %r finds no patient in %d file names, such as %s; each counts as a patient",
+            config.file, config.group, len(alone), alone[0].name,
+        )  # fmt: skip
 
 
 def _first_group(pattern: str, name: str) -> str:

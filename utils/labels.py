@@ -94,6 +94,12 @@ def read_label(path: Path, nc: int, nv: int) -> Label:
     return Label(array, view, tuple(problems))
 
 
+def pixel_corners(boxes: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float64]:
+    """Label rows (n, 5), normalised -> corners x1 y1 x2 y2 (n, 4) in pixels of (height, width), cut off at its edge."""
+    centre, half = boxes[:, 1:3].astype(np.float64), boxes[:, 3:5].astype(np.float64) / 2
+    return np.concatenate((centre - half, centre + half), 1).clip(0, 1) * np.tile(shape[::-1], 2)
+
+
 def _is_view_row(words: list[str], nv: int, after_gap: bool) -> bool:
     """Whether a row is meant as a view row: nothing but 0 and 1, and of a length no box row has.
 

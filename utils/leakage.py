@@ -53,12 +53,12 @@ class Fingerprint:
     Attributes:
         patients: shortened SHA-256 of each patient's name, sorted; None where the dataset names no group.
         hashes: (n, 72) uint8, perceptual hash of each frame.
-        files: of the frames; None once it went through a checkpoint.
+        files: of the frames; None where they are not known, as after a checkpoint.
     """
 
     patients: tuple[str, ...] | None
     hashes: Hashes
-    files: tuple[Path, ...] | None = None
+    files: tuple[Path | None, ...]
 
     @classmethod
     def of(cls, dataset: EchoDataset) -> Fingerprint:
@@ -91,7 +91,19 @@ class Fingerprint:
             raise InputError(f"{source}: expected the fingerprint's hashes as bytes, got {type(hashes).__name__}")
         if len(hashes) == 0 or hashes.shape[1] != BYTES:
             raise InputError(f"{source}: expected a fingerprint of {BYTES} bytes a frame, got {tuple(hashes.shape)}")
-        return cls(None if patients is None else tuple(patients), hashes.contiguous().numpy())
+        return cls(None if patients is None else tuple(patients), hashes.contiguous().numpy(), (None,) * len(hashes))
+
+    def joined(self, earlier: Fingerprint) -> Fingerprint:
+        """This part's and that of an earlier training, from whose weights this one starts; each frame once.
+
+        Patients are None where either part names no group: then nobody can say who was seen.
+        """
+        seen = {row.tobytes() for row in self.hashes}
+        other = [row for row, of_frame in enumerate(earlier.hashes) if of_frame.tobytes() not in seen]
+        both_named = self.patients is not None and earlier.patients is not None
+        patients = tuple(sorted({*(self.patients or ()), *(earlier.patients or ())})) if both_named else None
+        files = (*self.files, *(earlier.files[row] for row in other))
+        return Fingerprint(patients, np.concatenate((self.hashes, earlier.hashes[other])), files)
 
 
 class Example(NamedTuple):
@@ -207,7 +219,7 @@ def compare(trained: Fingerprint, dataset: EchoDataset) -> Leakage:
         shared_patient_frames=None if shared is None else sum(owner in shared for owner in owners or ()),
         near_identical_frames=int((distances <= NEAR_IDENTICAL).sum()),
         examples=tuple(
-            Example(dataset.files[i], trained.files[partners[i]] if trained.files else None, float(distances[i]))
+            Example(dataset.files[i], trained.files[partners[i]], float(distances[i]))
             for i in order
             if distances[i] <= NEAR_IDENTICAL
         ),

@@ -36,6 +36,8 @@ COLUMNS = (
     "metrics/view_macro_f1",
     "weight/det",
     "weight/view",
+    "leakage/patients",  # share of val's frames whose patient is in train, too; NaN where patients are not named
+    "leakage/near_identical",  # share of val's frames that look like one of train
 )
 WIDTH = 20
 
@@ -92,7 +94,8 @@ def read_results(path: Path) -> list[dict[str, float]]:
         return []
     header, *rows = lines
     names = [name.strip() for name in header]
-    return [{name: float(cell) for name, cell in zip(names, row, strict=True)} for row in rows]
+    unknown = dict.fromkeys(COLUMNS, math.nan)  # columns that are younger than the file
+    return [unknown | {name: float(cell) for name, cell in zip(names, row, strict=True)} for row in rows]
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
@@ -103,7 +106,8 @@ def read_history(path: Path) -> list[dict[str, float]]:
     """
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-        return [{name: math.nan if row[name] is None else float(row[name]) for name in COLUMNS} for row in rows]
+        known = [{name: row[name] for name in ("epoch", *row) if row[name] is not None} for row in rows]
+        return [{name: float(row.get(name, math.nan)) for name in COLUMNS} for row in known]
     except FileNotFoundError:
         return []
     except (ValueError, KeyError, TypeError) as error:

@@ -1,4 +1,4 @@
-"""Figures from detections and views: AP, precision, recall, F1, confusion; accuracy and F1 of views.
+"""Figures from detections: AP, precision, recall, F1, confusion.
 
 The detection figures follow YOLOv5's definitions, so that they compare: 10 IoU thresholds, 101-point interpolated AP,
 precision and recall at the confidence where the classes' mean F1 is highest.
@@ -6,7 +6,6 @@ precision and recall at the confidence where the classes' mean F1 is highest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.ops import box_iou
-
-from utils.labels import UNLABELLED
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -33,7 +30,7 @@ class DetectionFigures:
         labels: (k,) how many boxes each has.
         precision, recall, f1: (k,) at ``confidence``.
         ap: (k, 10) at each IoU threshold.
-        confidence: where the smoothed mean F1 is highest.
+        confidence: the one given, or where the smoothed mean F1 is highest.
         true_positives, false_positives: (k,) counts at that confidence.
         precision_curve, recall_curve, f1_curve: (k, 1000) over :data:`CONFIDENCES`.
         pr_curve: (k, 1000) precision over recall, at IoU 0.5.
@@ -140,7 +137,11 @@ def average_precision(recall: Floats, precision: Floats) -> tuple[float, Floats,
 
 
 def detection_figures(
-    correct: NDArray[np.bool_], confidence: Floats, predicted: Floats, labelled: Floats
+    correct: NDArray[np.bool_],
+    confidence: Floats,
+    predicted: Floats | Integers,
+    labelled: Floats | Integers,
+    operating: float | None = None,
 ) -> DetectionFigures:
     """Figures of a whole split.
 
@@ -149,6 +150,8 @@ def detection_figures(
         confidence: (n,) theirs.
         predicted: (n,) their classes.
         labelled: (m,) classes of all labels.
+        operating: the confidence at which precision, recall and F1 are taken, found elsewhere; None takes the one where
+            this split's own F1 is highest, which flatters unless the split serves to find it.
     """
     order = np.argsort(-confidence, kind="stable")
     correct, confidence, predicted = correct[order], confidence[order], predicted[order]
@@ -172,7 +175,10 @@ def detection_figures(
             if column == 0:
                 pr_curve[row] = np.interp(CONFIDENCES, r, p)
     f1_curve = 2 * precision_curve * recall_curve / (precision_curve + recall_curve + TINY)
-    best = int(smooth(f1_curve.mean(0), 0.1).argmax()) if k else 0
+    if operating is not None:
+        best = round(operating * (points - 1))
+    else:
+        best = int(smooth(f1_curve.mean(0), 0.1).argmax()) if k else 0
     precision, recall = precision_curve[:, best], recall_curve[:, best]
     hits_at_best = (recall * counts).round()
     return DetectionFigures(
@@ -222,55 +228,3 @@ def confusion_matrix(
     matrix[nc] += np.bincount(np.delete(true, rows), minlength=nc + 1)
     matrix[:, nc] += np.bincount(np.delete(predicted, columns), minlength=nc + 1)
     return matrix
-
-
-@dataclass(frozen=True)
-class ViewFigures:
-    """Figures of the view head over the frames that carry a view.
-
-    Attributes:
-        confusion: (nv, nv) counts, row predicted, column true.
-    """
-
-    confusion: Integers
-
-    @property
-    def frames(self) -> int:
-        """How many frames carry a view."""
-        return int(self.confusion.sum())
-
-    @property
-    def accuracy(self) -> float:
-        """Share of frames whose view is right; 0 without any."""
-        return float(self.confusion.trace() / max(self.frames, 1))
-
-    @property
-    def precision(self) -> Floats:
-        """(nv,); 0 for a view that was never predicted."""
-        return self.confusion.diagonal() / np.maximum(self.confusion.sum(1), 1)
-
-    @property
-    def recall(self) -> Floats:
-        """(nv,); 0 for a view that does not occur."""
-        return self.confusion.diagonal() / np.maximum(self.confusion.sum(0), 1)
-
-    @property
-    def f1(self) -> Floats:
-        """(nv,)."""
-        total = self.confusion.sum(0) + self.confusion.sum(1)
-        return 2 * self.confusion.diagonal() / np.maximum(total, 1)
-
-    @property
-    def macro_f1(self) -> float:
-        """Mean F1 over the views that occur or were predicted, as scikit-learn's."""
-        occurs = (self.confusion.sum(0) + self.confusion.sum(1)) > 0
-        return _mean(self.f1[occurs])
-
-
-def view_figures(predicted: Sequence[int] | Integers, true: Sequence[int] | Integers, nv: int) -> ViewFigures:
-    """Compare views of frames; those whose true view is -1 are left out."""
-    predicted, true = np.asarray(predicted, np.int64), np.asarray(true, np.int64)
-    labelled = true != UNLABELLED
-    confusion = np.zeros((nv, nv), np.int64)
-    np.add.at(confusion, (predicted[labelled], true[labelled]), 1)
-    return ViewFigures(confusion)

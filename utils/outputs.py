@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,6 +89,13 @@ def csv_rows(
         [name, harmless(names[int(label)]), f"{confidence:.2f}", frame, *(f"{v:.1f}" for v in box), *shown]
         for *box, confidence, label in boxes.tolist()
     ]
+
+
+def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    """The text of a csv file; no cell is a formula."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([harmless(str(cell)) for cell in row] for row in rows)
+    return text.getvalue()
 
 
 def harmless(text: str) -> str:

@@ -16,6 +16,8 @@ from utils.boxes import non_max_suppression, scale_boxes
 from utils.devices import Compute, select_compute
 from utils.engine import inference_copy, to_float
 from utils.letterbox import Image, letterbox, whole_strides
+from utils.log import InputError
+from utils.operating import OperatingPoint
 from utils.preprocess import Preprocessor
 
 
@@ -42,6 +44,7 @@ class Predictor:
         image_size: pixels to which a frame's longer side is scaled.
         rect: whether frames are then padded to whole strides only, rather than to a square.
         preprocessor: the training's filters.
+        temperature: by which the view's logits are divided; see :mod:`utils.operating`.
         conf_thres, iou_thres, classes, agnostic, max_det: of :func:`utils.boxes.non_max_suppression`.
     """
 
@@ -52,6 +55,7 @@ class Predictor:
     image_size: int
     rect: bool
     preprocessor: Preprocessor
+    temperature: float = 1.0
     conf_thres: float = 0.25
     iou_thres: float = 0.45
     classes: Sequence[int] | None = None
@@ -72,7 +76,7 @@ class Predictor:
         )[0]
         gain, pad = (geometry.gain_x, geometry.gain_y), (geometry.left, geometry.top)
         boxes = scale_boxes(found, gain, pad, geometry.original)
-        view = None if output.view is None else output.view[0].float().softmax(0).cpu().numpy()
+        view = None if output.view is None else (output.view[0].float() / self.temperature).softmax(0).cpu().numpy()
         return Prediction(boxes.cpu().numpy(), view)
 
 
@@ -86,13 +90,21 @@ def load(
     classes: Sequence[int] | None = None,
     agnostic: bool = False,
     max_det: int = 1000,
+    calibrate: bool = False,
 ) -> Predictor:
     """Load a checkpoint of train.py; the image size is the training's unless given.
 
+    Args:
+        calibrate: divide the view's logits by the temperature that was fitted on validation.
+
     Raises:
-        InputError: no such checkpoint or device.
+        InputError: no such checkpoint or device; no temperature in it.
     """
     found = checkpoint.read(Path(weights).expanduser())
+    point = OperatingPoint.from_content(found.content.get("operating"), found.path)
+    temperature = point.temperature if point is not None else None
+    if calibrate and temperature is None:
+        raise InputError(f"{found.path}: --calibrate: expected a temperature fitted on validation, got none")
     compute = select_compute(device, amp)
     network = found.build()
     return Predictor(
@@ -103,6 +115,7 @@ def load(
         image_size=whole_strides(found.image_size if image_size is None else image_size, network.max_stride),
         rect=found.rect,
         preprocessor=Preprocessor.of(found.hyp),
+        temperature=temperature if calibrate and temperature is not None else 1.0,
         conf_thres=conf_thres,
         iou_thres=iou_thres,
         classes=classes,

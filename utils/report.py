@@ -1,4 +1,4 @@
-"""An evaluation -> metrics.json, a table on screen, and the figures of a run folder."""
+"""An assessment -> the content of metrics.json, and the figures of a run folder."""
 
 from __future__ import annotations
 
@@ -8,58 +8,87 @@ from typing import Any
 
 import numpy as np
 
-from utils.dataset import EchoDataset
-from utils.draw import draw, mosaic, save
+from utils.assessment import Assessment
+from utils.curves import plot_curve, plot_froc, plot_pr
+from utils.diagrams import Calibrated, plot_confusion, plot_reliability
 from utils.engine import Evaluation
-from utils.images import read_image
-from utils.metrics import CONFIDENCES, DetectionFigures, ViewFigures
-from utils.plots import plot_confusion, plot_curve, plot_pr
+from utils.froc import FALSE_BOXES
+from utils.intervals import LEVEL, Intervals
+from utils.metrics import CONFIDENCES
+from utils.presence import Presence
+from utils.view_metrics import Calibration, ViewFigures, accuracy, balanced_accuracy, macro_f1, view_confusion
 
-PICTURE_FRAMES = 16  # of a batch that a picture shows
-PICTURE_CONFIDENCE = 0.25
+Content = dict[str, Any]
 
 
 def metrics(
-    result: Evaluation, names: Sequence[str], view_names: Sequence[str], settings: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The content of metrics.json."""
-    figures = result.detection
-    content: dict[str, Any] = {
+    assessment: Assessment,
+    settings: Mapping[str, Any],
+    warnings: Sequence[str] = (),
+    leakage: Mapping[str, Any] | None = None,
+    evaluation: Evaluation | None = None,
+) -> Content:
+    """The content of metrics.json.
+
+    Args:
+        warnings: what a reader must know before the figures; the table and the pictures show them, too.
+        leakage: what the split has in common with the training part.
+        evaluation: adds losses and milliseconds; without it (pooled folds) they are absent.
+    """
+    a, figures = assessment, assessment.detection
+    content: Content = {
+        "warnings": list(warnings),
         "precision": figures.mean_precision,
         "recall": figures.mean_recall,
         "f1": figures.mean_f1,
         "map50": figures.map50,
         "map": figures.map,
         "confidence": figures.confidence,
-        "frames": len(result.predictions),
+        "frames": len(a.outcomes),
         "labels": int(figures.labels.sum()),
-        "per_class": {names[label]: _of_class(figures, row) for row, label in enumerate(figures.classes)},
-        "confusion": {"names": [*names, "background"], "predicted_by_true": result.confusion.tolist()},
-        "speed_ms": vars(result.speed),
-        "settings": dict(settings),
+        "per_class": {a.outcomes.names[label]: _of_class(a, row) for row, label in enumerate(figures.classes)},
+        "froc": {f"{rate:g}": a.froc.at(rate) for rate in FALSE_BOXES},
+        "confusion": {"names": [*a.outcomes.names, "background"], "predicted_by_true": a.outcomes.confusion.tolist()},
     }
-    if result.view is not None:
-        content["view"] = _of_views(result.view, view_names)
-    if result.losses is not None:
-        content["loss"] = result.losses._asdict()
+    if a.view is not None and a.calibration is not None:
+        content["view"] = _of_views(a.view, a.outcomes.view_names) | _of_calibration(a.calibration)
+        if a.calibrated is not None:
+            calibrated = {"temperature": a.calibrated.temperature, **_of_calibration(a.calibrated)}
+            content["view"]["calibrated"] = calibrated
+    if a.patients is not None:
+        content["patients"] = _of_presence(a.patients, a.outcomes.names)
+    if a.clips is not None:
+        content["clips"] = _of_presence(a.clips, a.outcomes.names) | _of_clip_views(a)
+    content["interval"] = _of_intervals(a.intervals)
+    content["leakage"] = None if leakage is None else dict(leakage)
+    if evaluation is not None:
+        content["speed_ms"] = vars(evaluation.speed)
+        if evaluation.losses is not None:
+            content["loss"] = evaluation.losses._asdict()
+    content["settings"] = dict(settings)
     return content
 
 
-def _of_class(figures: DetectionFigures, row: int) -> dict[str, float]:
-    return {
-        "labels": int(figures.labels[row]),
+def _of_class(assessment: Assessment, row: int) -> Content:
+    figures = assessment.detection
+    content: Content = {"labels": int(figures.labels[row])}
+    if assessment.patients is not None:
+        content["patients"] = int(assessment.patients.true[:, figures.classes[row]].sum())
+    return content | {
         "precision": float(figures.precision[row]),
         "recall": float(figures.recall[row]),
         "f1": float(figures.f1[row]),
         "map50": float(figures.ap[row, 0]),
         "map": float(figures.ap[row].mean()),
+        "froc": {f"{rate:g}": assessment.class_froc[row].at(rate) for rate in FALSE_BOXES},
     }
 
 
-def _of_views(view: ViewFigures, view_names: Sequence[str]) -> dict[str, Any]:
+def _of_views(view: ViewFigures, view_names: Sequence[str]) -> Content:
     return {
         "frames": view.frames,
         "accuracy": view.accuracy,
+        "balanced_accuracy": view.balanced_accuracy,
         "macro_f1": view.macro_f1,
         "per_class": {
             name: {
@@ -74,113 +103,101 @@ def _of_views(view: ViewFigures, view_names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def table(content: Mapping[str, Any], per_class: bool = True) -> str:
-    """Text of metrics.json for a terminal: boxes by class, then views and their confusion matrix."""
-    width = max(10, *(len(name) for name in content["per_class"]), len("all")) + 2
-    lines = [f"{'class':<{width}}{'labels':>8}{'P':>9}{'R':>9}{'F1':>9}{'mAP50':>9}{'mAP50-95':>10}"]
-    rows = {"all": content, **(content["per_class"] if per_class else {})}
-    for name, row in rows.items():
-        columns = "".join(f"{row[key]:>9.3f}" for key in ("precision", "recall", "f1", "map50"))
-        lines.append(f"{name:<{width}}{row['labels']:>8}{columns}{row['map']:>10.3f}")
-    if "view" in content:
-        lines += ["", *_view_lines(content["view"])]
-    speed = content["speed_ms"]
-    total = sum(speed.values())
-    lines.append("")
-    lines.append(
-        f"{total:.1f} ms a frame: {speed['preprocess']:.1f} preprocess, {speed['inference']:.1f} inference, "
-        f"{speed['nms']:.1f} NMS"
-    )
-    return "\n".join(lines)
+def _of_calibration(calibration: Calibration) -> Content:
+    return {"ece": calibration.ece, "brier": calibration.brier, "log_loss": calibration.log_loss}
 
 
-def _view_lines(view: Mapping[str, Any]) -> list[str]:
-    names = list(view["per_class"])
-    width = max(10, *(len(name) for name in names)) + 2
-    head = f"{'view':<{width}}{'frames':>8}{'P':>9}{'R':>9}{'F1':>9}   predicted as: "
-    lines = [head + "".join(f"{name:>{width}}" for name in names)]
-    for i, (name, row) in enumerate(view["per_class"].items()):
-        columns = "".join(f"{row[key]:>9.3f}" for key in ("precision", "recall", "f1"))
-        spread = "".join(f"{counts[i]:>{width}}" for counts in view["confusion"])
-        lines.append(f"{name:<{width}}{row['frames']:>8}{columns}{'':>17}{spread}")
-    lines.append(f"view accuracy {view['accuracy']:.3f}, macro-F1 {view['macro_f1']:.3f} over {view['frames']} frames")
-    return lines
+def _of_presence(presence: Presence, names: Sequence[str]) -> Content:
+    positive = presence.true.sum(0)
+    return {
+        "count": len(presence.units),
+        "per_class": {
+            name: {
+                "positive": int(positive[i]),
+                "negative": int(len(presence.units) - positive[i]),
+                "sensitivity": float(presence.sensitivity[i]),
+                "specificity": float(presence.specificity[i]),
+            }
+            for i, name in enumerate(names)
+        },
+    }
 
 
-def write_figures(result: Evaluation, names: Sequence[str], view_names: Sequence[str], folder: Path) -> None:
-    """Curves and confusion matrices of an evaluation."""
-    figures = result.detection
+def _of_clip_views(assessment: Assessment) -> Content:
+    views = assessment.clip_views
+    if views is None:
+        return {}
+    confusion = view_confusion(views.predicted, views.true, len(assessment.outcomes.view_names))
+    return {
+        "mixed_views": int(views.mixed.sum()),
+        "view": {
+            "clips": int(confusion.sum()),
+            "accuracy": float(accuracy(confusion)),
+            "balanced_accuracy": float(balanced_accuracy(confusion)),
+            "macro_f1": float(macro_f1(confusion)),
+        },
+    }
+
+
+def _of_intervals(intervals: Intervals) -> Content:
+    """Low and high ends under the keys of the figures they belong to."""
+    content: Content = {
+        "level": LEVEL, "unit": intervals.unit, "units": intervals.units, "draws": intervals.draws,
+    }  # fmt: skip
+    for key, ends in intervals.values.items():
+        place = content
+        for name in key[:-1]:
+            place = place.setdefault(name, {})
+        place[key[-1]] = list(ends)
+    return content
+
+
+def interval_of(content: Mapping[str, Any], *key: str) -> tuple[float, float] | None:
+    """The interval of a figure of metrics.json, or None."""
+    place: Any = content["interval"]
+    for name in key:
+        place = place.get(name) if isinstance(place, Mapping) else None
+    return None if place is None else (place[0], place[1])
+
+
+def write_figures(assessment: Assessment, folder: Path, warnings: Sequence[str] = ()) -> None:
+    """Curves, confusion matrices and the reliability diagram of an assessment; warnings stand in their titles."""
+    figures, outcomes = assessment.detection, assessment.outcomes
+    note = "\n".join(warnings)
+
+    def titled(title: str) -> str:
+        return f"{title}\n{note}".strip()
+
     plot_confusion(
-        result.confusion.astype(float),
-        names,
-        folder / "confusion_matrix.png",
-        title="Boxes at confidence 0.25, IoU 0.45",
-    )
-    if result.view is not None:
-        path = folder / "view_confusion_matrix.png"
-        plot_confusion(result.view.confusion.astype(float), view_names, path, background=False, title="Views")
-    own = [names[label] for label in figures.classes]
+        outcomes.confusion.astype(float), outcomes.names, folder / "confusion_matrix.png",
+        title=titled("Boxes at confidence 0.25, IoU 0.45"),
+    )  # fmt: skip
+    own = [outcomes.names[label] for label in figures.classes]
     for letter, name, curve in (
         ("P", "Precision", figures.precision_curve),
         ("R", "Recall", figures.recall_curve),
         ("F1", "F1", figures.f1_curve),
     ):
-        plot_curve(CONFIDENCES, curve, own, folder / f"{letter}_curve.png", "Confidence", name, f"{name} at IoU 0.5")
-    plot_pr(CONFIDENCES, figures.pr_curve, figures.ap[:, 0], own, folder / "PR_curve.png")
+        path, title = folder / f"{letter}_curve.png", titled(f"{name} at IoU 0.5")
+        plot_curve(CONFIDENCES, curve, own, path, "Confidence", name, title)
+    plot_pr(CONFIDENCES, figures.pr_curve, figures.ap[:, 0], own, folder / "PR_curve.png", title=note)
+    curves = [*assessment.class_froc, assessment.froc]
+    ends = [assessment.intervals.values.get(("froc", f"{rate:g}"), (np.nan, np.nan)) for rate in FALSE_BOXES]
+    plot_froc(
+        [curve.false_boxes for curve in curves], [curve.sensitivity for curve in curves], own,
+        folder / "FROC_curve.png", FALSE_BOXES, np.array(ends), titled("FROC at IoU 0.5"),
+    )  # fmt: skip
+    if assessment.view is not None and assessment.calibration is not None:
+        path = folder / "view_confusion_matrix.png"
+        matrix = assessment.view.confusion.astype(float)
+        plot_confusion(matrix, outcomes.view_names, path, background=False, title=titled("Views"))
+        _write_reliability(
+            assessment.calibration, assessment.calibrated, folder / "view_reliability.png", titled("Views")
+        )
 
 
-def write_batch_pictures(
-    dataset: EchoDataset,
-    result: Evaluation,
-    names: Sequence[str],
-    view_names: Sequence[str],
-    folder: Path,
-    batch_size: int,
-    batches: int = 3,
-) -> None:
-    """``val_batch{0,1,2}_labels.jpg`` and ``..._pred.jpg``: the first batches' frames with labels and predictions."""
-    own_views = dataset.config.view_names
-    for number in range(batches):
-        chosen = result.predictions[number * batch_size : (number + 1) * batch_size][:PICTURE_FRAMES]
-        if not chosen:
-            return
-        labelled, predicted, titles = [], [], []
-        for found in chosen:
-            image, label = read_image(dataset.files[found.index]), dataset.labels[found.index]
-            height, width = image.shape[:2]
-            boxes = _ground_truth(label.boxes, width, height)
-            labelled.append(draw(image, boxes, names, own_views[label.view] if label.view >= 0 else None))
-            sure = found.boxes[found.boxes[:, 4] > PICTURE_CONFIDENCE].numpy()
-            predicted.append(draw(image, sure, names, view_text(found.view, view_names)))
-            titles.append(dataset.files[found.index].name)
-        save(folder / f"val_batch{number}_labels.jpg", mosaic(labelled, titles))
-        save(folder / f"val_batch{number}_pred.jpg", mosaic(predicted, titles))
-
-
-def write_training_pictures(dataset: EchoDataset, keys: Sequence[Any], names: Sequence[str], path: Path) -> None:
-    """Samples as the network is given them, augmentation and padding included."""
-    view_names = dataset.config.view_names
-    pictures, titles = [], []
-    for key in keys[:PICTURE_FRAMES]:
-        tensor, boxes, view, _, index = dataset[key]
-        image = np.ascontiguousarray(tensor.permute(1, 2, 0).numpy())
-        rows = _ground_truth(boxes, image.shape[1], image.shape[0])
-        pictures.append(draw(image, rows, names, view_names[view] if view >= 0 else None))
-        titles.append(dataset.files[index].name)
-    save(path, mosaic(pictures, titles))
-
-
-def _ground_truth(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Labels (n, 5) normalised -> what :func:`utils.draw.draw` takes, (n, 6) without confidence."""
-    scale = np.array([width, height])
-    centre, half = boxes[:, 1:3] * scale, boxes[:, 3:5] * scale / 2
-    none = np.full((len(boxes), 1), np.nan)
-    return np.concatenate((centre - half, centre + half, none, boxes[:, :1]), 1)
-
-
-def view_text(probabilities: Any, view_names: Sequence[str]) -> str | None:
-    """The likeliest view and its probability, for a picture; None without a view head."""
-    if probabilities is None:
-        return None
-    best = int(probabilities.argmax())
-    return f"{view_names[best]} {float(probabilities[best]):.2f}"
+def _write_reliability(before: Calibration, after: Calibration | None, path: Path, title: str) -> None:
+    tempered = None
+    if after is not None:
+        tempered = Calibrated(after.temperature, after.confidence, after.right, after.count.astype(int), after.ece)
+    plot_reliability(before.confidence, before.right, before.count.astype(int), before.ece, path, title, tempered)

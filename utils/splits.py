@@ -25,7 +25,7 @@ from utils.config import DatasetConfig, find_file, from_root, load_dataset_confi
 from utils.dataset import list_images, prepare
 from utils.files import write_text
 from utils.flags import COMMON, Flag, check_range, from_keywords, parse
-from utils.groups import patients, unmatched
+from utils.groups import patients, warn_of_unmatched
 from utils.labels import label_path, read_label
 from utils.log import LOGGER, InputError, progress, run_script
 from utils.stratify import Indices, distance, folds, holdout, numbered
@@ -116,12 +116,7 @@ def _groups(config: DatasetConfig, files: Sequence[Path]) -> list[str]:
             "parts, and figures flatter", config.file,
         )  # fmt: skip
         return [str(path) for path in files]
-    alone = unmatched(config, files)
-    if alone:
-        LOGGER.warning(
-            "%s: group: %d file names do not match %r, such as %s; each counts as a patient",
-            config.file, len(alone), config.group, alone[0].name,
-        )  # fmt: skip
+    warn_of_unmatched(config, files)
     return found
 
 

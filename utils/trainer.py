@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from models.balancers import Balancer
 from models.yolo import Network
-from utils import checkpoint
+from utils import checkpoint, outcomes
 from utils.config import ROOT, Hyperparameters, plain
 from utils.dataset import Batch, EchoDataset, EpochSampler
 from utils.devices import Compute
@@ -27,6 +27,7 @@ from utils.engine import EpochResult, Evaluation, MultiScale, Thresholds, evalua
 from utils.log import LOGGER, InputError
 from utils.loggers import RunLogger
 from utils.loss import JointLoss
+from utils.operating import OperatingPoint
 from utils.optim import RunningMean
 from utils.schedule import Schedule
 
@@ -57,8 +58,11 @@ class Plan:
         save_every_epoch, validate_every_epoch: else the last epoch only.
         image_weights: draw frames by how badly their classes are found.
         thresholds: of the validation.
+        leakage: columns of the log that say what validation has in common with training.
+        remembered: what checkpoints say of the training data beside the network: ``trained_on``, ``permuted_labels``.
         options: of the script, to be stored in checkpoints.
         start_epoch, best_fitness, best_epoch, frame_weights: where a resumed training goes on.
+        ended: a resumed training was cut off after its last epoch: nothing is left but to validate.
     """
 
     folder: Path
@@ -74,16 +78,24 @@ class Plan:
     image_weights: bool = False
     multi_scale: MultiScale | None = None
     thresholds: Thresholds = field(default_factory=Thresholds)
+    leakage: Mapping[str, float] = field(default_factory=dict)
+    remembered: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] | None = None
     start_epoch: int = 0
     best_fitness: float = -1.0
     best_epoch: int = 0
     frame_weights: NDArray[np.float64] | None = None
+    ended: bool = False
 
     @property
     def last(self) -> Path:
         """The latest checkpoint, from which training can go on."""
         return self.folder / "weights" / "last.pt"
+
+    @property
+    def outcomes(self) -> Path:
+        """What the last epoch made of every validation frame; see :mod:`utils.outcomes`."""
+        return self.folder / "outcomes.npz"
 
     @property
     def best(self) -> Path:
@@ -118,11 +130,12 @@ def fit(
     started = time.perf_counter()
     logger = RunLogger(plan.folder, plan.start_epoch)
     best_fitness, best_epoch = plan.best_fitness, plan.best_epoch
-    sampler = train_loader.sampler
-    assert isinstance(sampler, EpochSampler)
+    sampler, val_set = train_loader.sampler, val_loader.dataset
+    assert isinstance(sampler, EpochSampler) and isinstance(val_set, EchoDataset)
     sampler.weights = plan.frame_weights
     epochs = learner.schedule.epochs
-    for epoch in range(plan.start_epoch, epochs):
+    epoch, evaluation = plan.start_epoch - 1, None
+    for epoch in range(plan.start_epoch, 0 if plan.ended else epochs):
         sampler.epoch = epoch
         result = train_one_epoch(
             learner.network, train_loader, learner.criterion, learner.optimizer, learner.balancer,
@@ -139,11 +152,12 @@ def fit(
         stopping = evaluation is not None and 0 < plan.patience <= epoch - best_epoch
         if evaluation and plan.image_weights and isinstance(train_loader.dataset, EchoDataset):
             sampler.weights = frame_weights(train_loader.dataset, evaluation, len(plan.names))
-        logger.log(_row(epoch, learner, result, evaluation))
+        logger.log(_row(epoch, learner, result, evaluation) | plan.leakage)
         if plan.save_every_epoch or last or stopping:
             if not plan.save_every_epoch:
                 improved, best_epoch = True, epoch  # what is saved last is all there is
             content = _content(learner, plan, epoch, best_fitness, best_epoch, evaluation)
+            content["operating"] = OperatingPoint.of(evaluation, val_set).content() if evaluation else None
             content["finished"] = last or stopping
             content["frame_weights"] = None if sampler.weights is None else torch.from_numpy(sampler.weights)
             _save(content, plan, epoch, improved or epoch == 0)
@@ -153,6 +167,7 @@ def fit(
     logger.close()
     if evaluation is None:
         evaluation = _validate(learner, val_loader, plan, compute)
+    outcomes.save(plan.outcomes, outcomes.outcomes_of(evaluation, val_set, plan.view_names))
     checkpoint.strip(plan.best)
     return Outcome(evaluation, epoch + 1, best_epoch + 1, time.perf_counter() - started, peak_memory())
 
@@ -210,6 +225,7 @@ def _content(
         "best_fitness": best_fitness,
         "best_epoch": best_epoch,
         "figures": {} if evaluation is None else {"map50": evaluation.detection.map50, "map": evaluation.detection.map},
+        **plan.remembered,
         "ema": learner.running_mean.network.state_dict(),
         "updates": learner.running_mean.updates,
         "network": learner.network.state_dict(),

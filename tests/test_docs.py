@@ -1,0 +1,27 @@
+"""What the documents promise about the files of the project."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from utils.config import ROOT
+
+
+@pytest.mark.parametrize("folder", ["models", "utils"])
+def test_every_module_has_its_place_in_the_architecture_and_a_test_of_its_own(folder: str) -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"(\w+)\.py`", text))
+    modules = {path.stem for path in (ROOT / folder).glob("*.py") if path.stem != "__init__"}
+    assert modules <= named
+    assert not [name for name in modules if not (ROOT / "tests" / f"test_{name}.py").is_file()]
+
+
+@pytest.mark.parametrize(
+    "document", ["README.md", "docs/architecture.md", "docs/evaluation.md", "benchmarks/README.md"]
+)
+def test_links_to_files_lead_somewhere(document: str) -> None:
+    path = ROOT / document
+    for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):
+        assert (path.parent / target).exists(), target

@@ -1,0 +1,115 @@
+"""Intervals: coverage on simulated patients, what is drawn, and where there is none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import norm, t
+
+from tests.simulated import outcomes
+from utils.assessment import assess
+from utils.intervals import expanded_tail, intervals
+from utils.outcomes import Outcomes
+from utils.presence import presence
+from utils.report import metrics
+from utils.weighted import Key
+
+
+def at(content: object, key: Key) -> float:
+    for name in key:
+        assert isinstance(content, dict)
+        content = content[name]
+    assert isinstance(content, float)
+    return content
+
+
+def test_patients_figures_have_exact_binomial_intervals() -> None:
+    """Of 8 patients all are right: 1 - .025^(1/8) is the upper end of the share that may be wrong."""
+    whole = outcomes(0, patients=8, operating=2.0)  # nothing is found
+    values = intervals(whole, 50).values
+    positive = int(presence(whole, whole.patients or ()).true[:, 0].sum())
+    assert values["patients", "per_class", "AR", "sensitivity"] == (0, pytest.approx(1 - 0.025 ** (1 / positive)))
+    if positive < 8:
+        assert values["patients", "per_class", "AR", "specificity"][1] == 1
+
+
+def test_a_figure_that_no_draw_changes_has_no_interval() -> None:
+    """All views right: the draws cannot tell how far from 1 the truth may be."""
+    whole = outcomes(0, skill=[1.0] * 8)
+    whole = replace(whole, views=np.eye(3)[whole.true_views])
+    assert ("view", "accuracy") not in intervals(whole, 100).values
+
+
+def test_few_patients_widen_the_percentiles_and_many_do_not() -> None:
+    assert expanded_tail(9) == pytest.approx(norm.cdf(-np.sqrt(9 / 8) * t.ppf(0.975, 8)))
+    assert expanded_tail(9) < 0.01 < expanded_tail(40) < 0.025
+    assert expanded_tail(10**6) == pytest.approx(0.025, rel=1e-3)
+
+
+def held(patients: int, runs: int) -> dict[str, float]:
+    """How often intervals over patients, and over frames, hold the true accuracy of views on simulated patients.
+
+    Patients differ in how well they are read: a view is known with probability .6 on average, else guessed among three.
+    """
+    rng = np.random.default_rng(0)
+    count, truth = {"patients": 0, "frames": 0}, 0.6 + 0.4 / 3
+    for run in range(runs):
+        whole = outcomes(run, patients, frames=12, detections=0, skill=rng.beta(3, 2, patients))
+        whole = replace(whole, label_frame=np.zeros(0, int), labelled=np.zeros(0, int))
+        for unit, part in (("patients", whole), ("frames", replace(whole, patients=None, clips=None))):
+            low, high = intervals(part, draws=500, seed=run).values["view", "accuracy"]
+            count[unit] += low <= truth <= high
+    return {unit: times / runs for unit, times in count.items()}
+
+
+@pytest.mark.parametrize(("patients", "runs"), [(8, 200), (25, 100)])
+def test_intervals_over_patients_hold_the_truth_about_95_times_in_100(patients: int, runs: int) -> None:
+    share = held(patients, runs)
+    assert 0.91 <= share["patients"] <= 0.99
+    assert share["frames"] < share["patients"] - 0.05  # frames of a patient resemble each other
+
+
+def test_the_unit_is_the_largest_that_the_dataset_names() -> None:
+    whole = outcomes(0)
+    assert (intervals(whole, 20).unit, intervals(whole, 20).units) == ("patients", 8)
+    clips = intervals(replace(whole, patients=None), 20)
+    assert (clips.unit, clips.units) == ("clips", 16)
+    frames = intervals(replace(whole, patients=None, clips=None), 20)
+    assert (frames.unit, frames.units) == ("frames", 48)
+    assert not any(key[0] in ("patients", "clips") for key in frames.values)
+
+
+def test_intervals_hold_the_figures_and_depend_on_the_seed_alone() -> None:
+    whole = outcomes(5, patients=12, frames=8)
+    content = metrics(assess(whole, draws=0), {})
+    first = intervals(whole, 300, seed=1)
+    assert first == intervals(whole, 300, seed=1) != intervals(whole, 300, seed=2)
+    for key, (low, high) in first.values.items():
+        assert low <= high
+        if key in (("map50",), ("view", "accuracy"), ("froc", "0.5")):
+            assert low <= at(content, key) <= high
+
+
+@pytest.mark.parametrize("whole", [outcomes(0, patients=1), outcomes(0)], ids=["one patient", "no draw"])
+def test_no_interval_where_none_can_be_had(whole: Outcomes) -> None:
+    assert not intervals(whole, draws=0 if len(set(whole.patients or ())) > 1 else 50).values
+
+
+def test_a_figure_that_most_draws_lack_has_no_interval() -> None:
+    """Only one patient of eight has a PR box; a third of the draws lack him, half of 1,000 do not."""
+    whole = outcomes(0, patients=8, frames=3)
+    lone = np.where(whole.labelled == 2, 0, whole.labelled)
+    lone[0] = 2
+    found = intervals(replace(whole, labelled=lone), 1000)
+    assert ("per_class", "PR", "map50") in found.values
+    rare = replace(outcomes(0, patients=2, frames=3, views=False), labelled=np.full(6, 1))
+    assert ("per_class", "AR", "map50") not in intervals(rare, 50).values
+
+
+def test_split_without_any_box_or_detection_has_figures_of_views_alone() -> None:
+    whole = outcomes(0, detections=0)
+    whole = replace(whole, label_frame=np.zeros(0, int), labelled=np.zeros(0, int))
+    values = intervals(whole, 50).values
+    assert ("view", "accuracy") in values and ("froc", "0.5") not in values

@@ -1,0 +1,63 @@
+"""Both parts of a dataset: opened as asked, compared, refused before anything is trained; see test_train.py, too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import train
+from tests.phantoms import make_dataset, write_frame, write_yaml
+from utils.config import ROOT, Hyperparameters, load_hyperparameters
+from utils.flags import from_keywords
+from utils.log import InputError
+from utils.parts import PERMUTED, Parts, checked_dataset, open_parts
+
+
+@pytest.fixture
+def rules() -> Hyperparameters:
+    return load_hyperparameters(ROOT / "hyp" / "joint_training_rules.yaml")
+
+
+def opened(data: Path, hyp: Hyperparameters, **keywords: object) -> Parts:
+    options = from_keywords(train.FLAGS, {"data": str(data), "imgsz": 60, "batch_size": 2, **keywords})
+    return open_parts(checked_dataset(options, hyp), options, hyp, 32)
+
+
+def test_sizes_become_whole_strides_and_warnings_name_what_is_shared(tmp_path: Path, rules: Hyperparameters) -> None:
+    parts = opened(make_dataset(tmp_path), rules)
+    assert parts.image_size == parts.train.size == parts.val.size == 64
+    assert parts.leakage.shared_patients == 0 and parts.leakage.near_identical_frames > 0
+    assert len(parts.warnings) == 1 and "nearly identical" in parts.warnings[0]
+    assert len(parts.trained_on.hashes) == len(parts.train)
+
+
+def test_shuffled_labels_are_those_of_both_parts_and_are_told(tmp_path: Path, rules: Hyperparameters) -> None:
+    own, shuffled = (opened(make_dataset(tmp_path), rules, permute_labels=permute) for permute in (False, True))
+    assert shuffled.warnings == (*own.warnings, PERMUTED)
+    for before, after in ((own.train, shuffled.train), (own.val, shuffled.val)):
+        assert before.files == after.files and before.views().tolist() != after.views().tolist()
+
+
+def test_names_in_which_no_patient_is_found_are_told(
+    tmp_path: Path, rules: Hyperparameters, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_dataset(tmp_path)
+    write_frame(tmp_path, "train/unknown7.png", (48, 64), view=0)
+    opened(write_yaml(tmp_path), rules)
+    assert "finds no patient in 1 file names, such as unknown7.png" in caplog.text
+
+
+def test_a_part_in_which_no_view_is_known_is_refused(tmp_path: Path, rules: Hyperparameters) -> None:
+    write_frame(tmp_path, "train/p01-1.png", (48, 64), [(0, 1, 1, 20, 20)])
+    data = write_yaml(tmp_path, val="images/train")
+    with pytest.raises(InputError, match=r"data\.yaml: train: no label file has a view row"):
+        opened(data, rules)
+    with pytest.raises(InputError, match=r"data\.yaml: no view_names"):
+        opened(write_yaml(tmp_path, view_names=None), rules)
+
+
+@pytest.mark.parametrize("keywords", [{"bootstrap": -1}, {"epochs": 0}, {"rect": True, "image_weights": True}])
+def test_options_out_of_range_are_one_line(tmp_path: Path, rules: Hyperparameters, keywords: dict[str, object]) -> None:
+    with pytest.raises(InputError, match=f"--{next(iter(keywords))}".replace("_", ".")):
+        opened(make_dataset(tmp_path), rules, **keywords)

@@ -1,0 +1,73 @@
+"""Which checkpoint --resume means; test_train.py and test_crossval.py go on with real runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import train
+from models.yolo import Network
+from utils import resume
+from utils.checkpoint import Checkpoint, read, save
+from utils.config import ROOT, load_hyperparameters, plain
+from utils.flags import from_keywords
+from utils.log import InputError
+from utils.resume import ended, finished, latest_checkpoint, resumed_options
+
+
+def cut(network: Network, path: Path, **content: Any) -> Checkpoint:
+    """A checkpoint of a run, written to ``path``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    hyp = plain(vars(load_hyperparameters(ROOT / "hyp" / "joint_training_rules.yaml")))
+    defaults = {
+        "description": network.description, "names": ["AR", "MR", "PR", "TR"], "view_names": ["A", "B", "C"],
+        "image_size": 64, "rect": False, "hyp": hyp, "epoch": 1, "ema": network.state_dict(), "finished": False,
+        "options": {"epochs": 9, "batch_size": 4, "typed": ["epochs"]},
+    }  # fmt: skip
+    save(path, defaults | content)
+    return read(path)
+
+
+def test_the_latest_run_that_was_cut_off_is_found(
+    joint: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resume, "ROOT", tmp_path)
+    with pytest.raises(InputError, match="none of 0 runs"):
+        latest_checkpoint(True)
+    older = tmp_path / "runs" / "train" / "exp" / "weights" / "last.pt"
+    newer = tmp_path / "runs" / "train" / "exp2" / "weights" / "last.pt"
+    cut(joint, older)
+    cut(joint, newer, finished=True)
+    assert latest_checkpoint(True) == newer  # its last epoch is made, but its figures are not written
+    (newer.parents[1] / "metrics.json").write_text("{}")
+    assert latest_checkpoint(True) == older
+
+
+def test_a_fold_is_finished_when_all_are_pooled(joint: Network, tmp_path: Path) -> None:
+    path = tmp_path / "exp" / "fold1" / "weights" / "last.pt"
+    found = cut(joint, path, finished=True, options={"folds": "my_folds"})
+    assert not ended(found) and not finished(found)
+    (tmp_path / "exp" / "fold1" / "metrics.json").write_text("{}")
+    assert ended(found) and not finished(found)
+    (tmp_path / "exp" / "metrics.json").write_text("{}")
+    assert finished(found)
+    assert not finished(cut(joint, path, finished=False, options={"folds": "my_folds"}))
+
+
+def test_options_are_those_of_the_start_and_flags_younger_than_the_checkpoint_have_their_defaults(
+    joint: Network, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = cut(joint, tmp_path / "exp" / "weights" / "last.pt")
+    typed = from_keywords(train.FLAGS, {"resume": "last.pt", "epochs": 3, "workers": 1})
+    options = resumed_options(found, typed, train.FLAGS)
+    assert (options.epochs, options.batch_size, options.workers, options.bootstrap) == (9, 4, 1, 2000)
+    assert options.typed == {"epochs"}
+    assert "ignored: epochs" in caplog.text
+
+
+def test_a_stripped_checkpoint_cannot_be_gone_on_with(joint: Network, tmp_path: Path) -> None:
+    found = cut(joint, tmp_path / "exp" / "weights" / "best.pt", options={})
+    with pytest.raises(InputError, match=r"best\.pt: expected a checkpoint to resume from"):
+        resumed_options(found, from_keywords(train.FLAGS, {}), train.FLAGS)

@@ -1,0 +1,106 @@
+"""95% intervals of all figures, by bootstrap over patients.
+
+Frames of one patient resemble each other, so what is drawn, with replacement, is whole patients (the cluster bootstrap;
+Davison and Hinkley 1997, section 3.8). A draw is a weight for each patient: how often it was drawn. Every figure here
+is computed from weights, so that no frame is copied.
+
+Few patients make percentile intervals too narrow. The percentiles are therefore those of Hesterberg (2015, "What
+teachers should know about the bootstrap"): expanded as Student's t is wider than the normal distribution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from utils.log import progress
+from utils.outcomes import Outcomes
+from utils.presence import codes, presence
+from utils.view_metrics import Floats, Integers
+from utils.weighted import Key, Sample
+
+LEVEL = 0.95
+DRAWS = 2000
+CHUNK = 50  # draws whose weights are held at once
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Intervals of an evaluation's figures.
+
+    Attributes:
+        unit: what was drawn: "patients", or where the dataset does not name them "clips", or else "frames".
+        units: how many there are.
+        values: low and high end by figure. A figure that is undefined in most draws, or the same in all, has none.
+    """
+
+    unit: str
+    units: int
+    draws: int
+    values: Mapping[Key, tuple[float, float]]
+
+
+def intervals(outcomes: Outcomes, draws: int = DRAWS, seed: int = 0) -> Intervals:
+    """Bootstrap all figures of :func:`figures`; a single patient, or no draw asked for, gives no interval."""
+    unit, names, unit_of = _units(outcomes)
+    values: dict[Key, tuple[float, float]] = {}
+    if draws and len(names) > 1:
+        sample = Sample(outcomes, unit_of, len(names), by_patient=unit == "patients")
+        chunks = [sample.figures(weights) for weights in _draws(len(names), draws, seed)]
+        tail = expanded_tail(len(names))
+        for key in chunks[0]:
+            drawn = np.concatenate([chunk[key] for chunk in chunks])
+            drawn = drawn[~np.isnan(drawn)]
+            if len(drawn) > draws / 2 and np.ptp(drawn) > 1e-9:
+                low, high = np.quantile(drawn, (tail, 1 - tail)).tolist()
+                values[key] = (low, high)
+        if unit == "patients":
+            values |= _of_patients(outcomes)
+    return Intervals(unit, len(names), draws, values)
+
+
+def _units(outcomes: Outcomes) -> tuple[str, Sequence[str], Integers]:
+    """The largest units that the dataset names, and each frame's."""
+    for unit, of_frame in (("patients", outcomes.patients), ("clips", outcomes.clips)):
+        if of_frame is not None:
+            return (unit, *codes(of_frame))
+    return "frames", outcomes.files, np.arange(len(outcomes))
+
+
+def _of_patients(outcomes: Outcomes) -> dict[Key, tuple[float, float]]:
+    """Exact binomial intervals (Clopper and Pearson 1934) of the patients' sensitivity and specificity.
+
+    Patients are independent of each other, so nothing need be drawn; and where all of few patients are right, draws
+    would only repeat that.
+    """
+    from scipy.stats import binomtest
+
+    assert outcomes.patients is not None
+    pooled = presence(outcomes, outcomes.patients)
+    found: dict[Key, tuple[float, float]] = {}
+    for figure, whole, right in (
+        ("sensitivity", pooled.true, pooled.found),
+        ("specificity", ~pooled.true, ~pooled.found),
+    ):
+        for name, of, hits in zip(outcomes.names, whole.sum(0), (whole & right).sum(0), strict=True):
+            if of:
+                ends = binomtest(int(hits), int(of)).proportion_ci(LEVEL)
+                found["patients", "per_class", name, figure] = (float(ends.low), float(ends.high))
+    return found
+
+
+def _draws(units: int, draws: int, seed: int) -> Iterator[Floats]:
+    """Weights (CHUNK, units) at a time, each row summing to ``units``."""
+    rng = np.random.default_rng(seed)
+    for start in progress(range(0, draws, CHUNK), "intervals", unit=f"x{CHUNK} draws", leave=False, delay=1.0):
+        yield rng.multinomial(units, np.full(units, 1 / units), min(CHUNK, draws - start)).astype(float)
+
+
+def expanded_tail(units: int) -> float:
+    """The share of draws below an interval, Phi(-sqrt(n / (n - 1)) t(n - 1)); 0.025 for many units, less for few."""
+    from scipy.stats import norm, t
+
+    quantile = t.ppf((1 + LEVEL) / 2, units - 1)
+    return float(norm.cdf(-np.sqrt(units / (units - 1)) * quantile))

@@ -1,0 +1,133 @@
+"""The training and the validation part of a dataset as a training script's options ask, checked against each other."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from utils.augment import Augmenter
+from utils.checkpoint import Checkpoint
+from utils.config import DatasetConfig, Hyperparameters, find_file, load_dataset_config
+from utils.dataset import EchoDataset, prepare
+from utils.flags import check_range
+from utils.groups import warn_of_unmatched
+from utils.labels import Problem
+from utils.leakage import Fingerprint, Leakage, compare
+from utils.letterbox import whole_strides
+from utils.log import LOGGER, InputError
+from utils.permutation import shuffled_labels
+from utils.preprocess import Preprocessor
+
+PERMUTED = "labels were shuffled between patients (control): these figures should be those of chance"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a training learns from and is validated on.
+
+    Attributes:
+        image_size: pixels of the longer side, in whole strides.
+        trained_on: what a checkpoint remembers of the training part.
+        leakage: what validation has in common with it.
+        warnings: what readers of the figures must know.
+    """
+
+    train: EchoDataset
+    val: EchoDataset
+    image_size: int
+    trained_on: Fingerprint
+    leakage: Leakage
+    warnings: tuple[str, ...]
+
+    @property
+    def problems(self) -> list[Problem]:
+        """Faults in the files of both."""
+        return [*self.train.problems, *self.val.problems]
+
+
+def checked_dataset(options: argparse.Namespace, hyp: Hyperparameters) -> DatasetConfig:
+    """The dataset of ``--data``, if it has views where they are to be learned."""
+    config = load_dataset_config(find_file(options.data, "data", flag="--data"))
+    if hyp.classification_enabled and not config.view_names:
+        raise InputError(
+            f"{config.file}: no view_names, but {options.hyp} has classification_enabled: true; "
+            "hyp/detection_only.yaml trains boxes alone"
+        )
+    return config
+
+
+def open_parts(
+    config: DatasetConfig, options: argparse.Namespace, hyp: Hyperparameters, stride: int,
+    start: Checkpoint | None = None,
+) -> Parts:  # fmt: skip
+    """Open both parts, made if the dataset is a generated one.
+
+    Args:
+        start: whose weights the training starts from, or goes on from: what they have seen, this network has seen.
+
+    Raises:
+        InputError: options out of range, faulty data, and what ``--strict-data`` and ``--strict-groups`` do not allow.
+    """
+    check_range(options, "epochs batch_size imgsz", 1)
+    check_range(options, "workers bootstrap", 0)
+    if options.rect and options.image_weights:
+        raise InputError("--rect --image-weights: expected one of them; frames drawn at random make no rectangles")
+    size = whole_strides(options.imgsz, stride)
+    prepare(config)
+    shared: dict[str, Any] = {
+        "cache": options.cache, "single_class": options.single_cls, "strict": options.strict_data, "seed": hyp.seed,
+        "preprocessor": Preprocessor.of(hyp),
+        "label_of": shuffled_labels(config, hyp.seed) if options.permute_labels else None,
+    }  # fmt: skip
+    train_set = EchoDataset(config, "train", size, augmenter=Augmenter(hyp) if hyp.augments else None, **shared)
+    val_set = EchoDataset(config, "val", size, **shared)
+    if options.rect:
+        train_set.arrange_by_shape(options.batch_size, stride)
+        val_set.arrange_by_shape(options.batch_size * 2, stride)
+    if hyp.classification_enabled and (train_set.views() < 0).all():
+        raise InputError(
+            f"{config.file}: train: no label file has a view row, but {options.hyp} has classification_enabled: true; "
+            "hyp/detection_only.yaml trains boxes alone"
+        )
+    trained_on, leakage, warnings = _compared(train_set, val_set, start)
+    if options.strict_groups:
+        refuse(leakage, config)
+    report(leakage)
+    if options.permute_labels:
+        warnings.append(PERMUTED)
+        LOGGER.warning("%s", PERMUTED)
+    warn_of_unmatched(config, [*train_set.files, *val_set.files])
+    return Parts(train_set, val_set, size, trained_on, leakage, tuple(warnings))
+
+
+def _compared(
+    train_set: EchoDataset, val_set: EchoDataset, start: Checkpoint | None
+) -> tuple[Fingerprint, Leakage, list[str]]:
+    """Whom the network will have seen, what validation has in common with them, and the warnings of it."""
+    trained_on, warnings = Fingerprint.of(train_set), []
+    if start is not None:
+        content = start.content.get("trained_on")
+        if content is None:
+            warnings.append(f"{start.path.name}, from which the training starts, does not say what it was trained on")
+        else:
+            trained_on = trained_on.joined(Fingerprint.from_content(content, start.path))
+    leakage = compare(trained_on, val_set)
+    return trained_on, leakage, [*warnings, *leakage.warnings]
+
+
+def refuse(leakage: Leakage, config: DatasetConfig) -> None:
+    """What ``--strict-groups`` asks for.
+
+    Raises:
+        InputError: anything is shared, or patients could not be compared: the flag asks to be sure.
+    """
+    if leakage.found or leakage.shared_patients is None:
+        raise InputError(f"{config.file}: --strict-groups: {'; '.join(leakage.warnings)}")
+
+
+def report(leakage: Leakage) -> None:
+    """Log what a part has in common with the training part, also if that is nothing."""
+    for line in leakage.lines():
+        LOGGER.log(logging.WARNING if leakage.found else logging.INFO, "%s", line)

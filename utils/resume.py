@@ -1,0 +1,63 @@
+"""Going on with a training that was cut off: which checkpoint, and with which options."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from utils import checkpoint
+from utils.config import ROOT
+from utils.flags import Flag, from_keywords
+from utils.log import LOGGER, InputError
+
+FIGURES = "metrics.json"  # what a run writes last, but for pictures
+TAKES_EFFECT = {"resume", "traceback", "device", "workers"}  # flags that count beside --resume
+
+
+def latest_checkpoint(resume: str | bool) -> Path:
+    """The checkpoint that ``--resume`` means: the one given, or that of the latest run cut off below runs/."""
+    if resume is not True:
+        path = Path(str(resume)).expanduser().resolve()
+        if path.parent.name != "weights":
+            raise InputError(f"--resume {resume}: expected a checkpoint in its run's folder, as in exp/weights/last.pt")
+        return path
+    found = sorted((ROOT / "runs").rglob("weights/last.pt"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in found:
+        if not finished(checkpoint.read(path)):
+            return path
+    raise InputError(f"--resume: none of {len(found)} runs below runs/ was cut off; name a last.pt")
+
+
+def ended(found: checkpoint.Checkpoint) -> bool:
+    """Whether a training is at its end: the last epoch is made, and its figures are written."""
+    return bool(found.content.get("finished", True)) and (found.path.parents[1] / FIGURES).exists()
+
+
+def finished(found: checkpoint.Checkpoint) -> bool:
+    """Whether nothing is left to resume: the training is at its end, and all folds are pooled if it is one of them."""
+    stored = found.content.get("options") or {}
+    return ended(found) and (not stored.get("folds") or (found.path.parents[2] / FIGURES).exists())
+
+
+def resumed_options(
+    resumed: checkpoint.Checkpoint, typed: argparse.Namespace, flags: Sequence[Flag]
+) -> argparse.Namespace:
+    """The options the run was started with; those typed beside ``--resume`` that count for nothing are named.
+
+    Args:
+        flags: of the script; their defaults stand in for flags that are younger than the checkpoint.
+    """
+    stored = resumed.content.get("options")
+    if not stored:
+        raise InputError(f"{resumed.path}: expected a checkpoint to resume from (last.pt), got a stripped one")
+    if finished(resumed):
+        raise InputError(f"{resumed.path}: its training is finished; nothing to resume")
+    ignored = sorted(typed.typed - TAKES_EFFECT)
+    if ignored:
+        LOGGER.warning("--resume: the run goes on with its own options; ignored: %s", ", ".join(ignored))
+    defaults = vars(from_keywords(flags, {}))
+    options = argparse.Namespace(**{**defaults, **stored, "typed": frozenset(stored.get("typed", ()))})
+    for name in TAKES_EFFECT & typed.typed:
+        setattr(options, name, getattr(typed, name))
+    return options
