@@ -144,7 +144,8 @@ def test_a_run_cut_off_before_its_figures_were_written_gets_them(place: Path) ->
     }
     assert (after["settings"]["epoch"], after["settings"]["best_epoch"]) == (2, before["settings"]["best_epoch"])
     assert len(read_results(folder / "results.csv")) == 2 and (folder / "outcomes.npz").exists()
-    assert all(torch.equal(tensor, weights(folder)[name]) for name, tensor in trained.items())
+    now = weights(folder)
+    assert all(torch.equal(tensor, now[name]) for name, tensor in trained.items())
 
 
 def test_weights_that_have_seen_the_validation_patients_are_told(place: Path) -> None:

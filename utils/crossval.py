@@ -124,7 +124,7 @@ def summarise(folder: Path, folds: Sequence[str], draws: int, plots: bool = True
     whole = outcomes.pooled(parts)
     assessment = assess(whole, draws, counted=True)
     warnings = _warnings(folder, folds, parts)
-    settings = {"folds": list(folds), "confidence_from": "the other folds, for each fold; their mean"}
+    settings = {"folds": list(folds), "confidence_from": "the other folds, for each fold (mean)"}
     content = metrics(assessment, settings, warnings)
     rows = {name: _row(assess(part, draws=0, counted=True)) for name, part in zip(folds, parts, strict=True)}
     content["folds"] = rows
@@ -229,9 +229,9 @@ def _cell(value: float | None) -> str:
 def fold_table(content: Mapping[str, Any]) -> str:
     """The rows of folds.csv as text."""
     columns = {column: _words(column) for column in _columns(content["folds"]) if column != "confidence"}
-    lines = [f"{'fold':<13}" + "".join(f"{word:>{len(word) + 3}}" for word in columns.values())]
+    lines = [f"{'fold':<13}" + "".join(f"{word:>{max(len(word) + 3, 9)}}" for word in columns.values())]
     for name, row in summary_rows(content).items():
-        cells = (f"{_shown(row.get(column)):>{len(word) + 3}}" for column, word in columns.items())
+        cells = (f"{_shown(row.get(column)):>{max(len(word) + 3, 9)}}" for column, word in columns.items())
         lines.append(f"{name:<13}{''.join(cells)}".rstrip())
     return "\n".join(lines)
 
@@ -259,4 +259,4 @@ def _plot(
         )
         for column in known
     }
-    plot_folds(figures, path, "\n".join(warnings), list(folds))
+    plot_folds(figures, path, "\n".join(warnings))
