@@ -308,6 +308,26 @@ def test_strict_groups_makes_shared_patients_an_error(place: Path, leaky: Path) 
                 project=str(place / "val"), strict_groups=True)  # fmt: skip
 
 
+def test_a_checkpoint_that_does_not_say_whom_it_has_seen_is_compared_with_train(place: Path) -> None:
+    found = dict(read(fit(place, "forgetful") / "weights" / "best.pt").content)
+    del found["trained_on"]
+    save(place / "forgetful.pt", found)
+
+    def warned(data: str) -> tuple[list[str], Any]:
+        content = val.run(
+            weights=str(place / "forgetful.pt"), data=str(place / data), project=str(place / "val"), bootstrap=0
+        )
+        return content["warnings"], content["leakage"]
+
+    warnings, leakage = warned("small.yaml")
+    assert len(warnings) == 1 and "compared with this dataset's train part" in warnings[0]
+    assert leakage["shared_patients"] == 0 and leakage["patients"] == 1
+    text = (place / "small.yaml").read_text()
+    (place / "trainless.yaml").write_text(text.replace("train: images/train", "train: images/absent"))
+    warnings, leakage = warned("trainless.yaml")
+    assert len(warnings) == 1 and "train cannot be read" in warnings[0] and not leakage
+
+
 def test_a_checkpoint_of_shuffled_labels_is_validated_on_shuffled_labels_and_says_so(place: Path) -> None:
     folder = fit(place, "permuted", permute_labels=True)
     trained = json.loads((folder / "metrics.json").read_text())

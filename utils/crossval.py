@@ -42,7 +42,7 @@ FIGURES: Mapping[str, tuple[str, ...]] = {
     "view_balanced_accuracy": ("view", "balanced_accuracy"),
     "view_macro_f1": ("view", "macro_f1"),
 }
-WORDS = {
+WORDS = {  # on screen and in the picture, where they are not the column's own
     "mAP_0.5": "mAP50",
     "mAP_0.5:0.95": "mAP50-95",
     "precision": "P",
@@ -74,14 +74,14 @@ def cross_validate(
         folder = resumed.path.parents[2]
     else:
         folder = new_run_folder(from_root(options.project), options.name, options.exist_ok)
-        present = [path.stem for path in yamls if (folder / path.stem).exists()]
+        present = [name for name in ("metrics.json", *(path.stem for path in yamls)) if (folder / name).exists()]
         if present:
             raise InputError(f"{folder}: expected no {present[0]} in it; --resume goes on with a run that was cut off")
 
-    def train_fold(yaml_file: Path, folder: Path) -> None:
-        own = {"data": str(yaml_file), "project": str(folder.parent), "name": folder.name, "exist_ok": True}
+    def train_fold(yaml_file: Path) -> None:
+        own = {"data": str(yaml_file), "project": str(folder), "name": yaml_file.stem, "exist_ok": True}
         own["folds"] = str(source)  # a resumed run may be started elsewhere
-        last = folder / "weights" / "last.pt"
+        last = folder / yaml_file.stem / "weights" / "last.pt"
         begun = checkpoint.read(last) if resumed and last.exists() else None
         if begun is None or not ended(begun):
             train(argparse.Namespace(**{**vars(options), **own}), begun)
@@ -89,7 +89,7 @@ def cross_validate(
     try:
         for number, path in enumerate(yamls, 1):
             LOGGER.info("Fold %d of %d: %s", number, len(yamls), path)
-            train_fold(path, folder / path.stem)
+            train_fold(path)
     finally:
         if not any(folder.iterdir()):  # what was wrong with the input has been found before the first fold
             folder.rmdir()
