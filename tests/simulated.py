@@ -102,3 +102,12 @@ def few(views: bool = True) -> Outcomes:
         views=np.eye(3)[[0, 1, 1, 2]] if views else np.zeros((4, 0)),
         true_views=np.array([0, 0, 1, 2]),
     )
+
+
+def at(content: object, key: Sequence[str]) -> float:
+    """A figure of metrics.json, by its place."""
+    for name in key:
+        assert isinstance(content, dict)
+        content = content[name]
+    assert isinstance(content, float)
+    return content

@@ -8,21 +8,12 @@ import numpy as np
 import pytest
 from scipy.stats import norm, t
 
-from tests.simulated import outcomes
+from tests.simulated import at, outcomes
 from utils.assessment import assess
 from utils.intervals import expanded_tail, intervals
 from utils.outcomes import Outcomes
 from utils.presence import presence
 from utils.report import metrics
-from utils.weighted import Key
-
-
-def at(content: object, key: Key) -> float:
-    for name in key:
-        assert isinstance(content, dict)
-        content = content[name]
-    assert isinstance(content, float)
-    return content
 
 
 def test_patients_figures_have_exact_binomial_intervals() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.simulated import outcomes
 from utils.outcomes import Outcomes
-from utils.presence import clip_views, presence, share
+from utils.presence import clip_views, presence
 
 
 @pytest.fixture
@@ -62,10 +62,3 @@ def test_a_clip_without_a_labelled_frame_has_no_true_view(four: Outcomes) -> Non
     bare = replace(four, true_views=np.array([0, 0, -1, -1]))
     got = clip_views(bare, bare.clips or ())
     assert got.true.tolist() == [0, -1] and not got.mixed.any()
-
-
-def test_shares_take_weights_and_are_no_number_without_a_whole() -> None:
-    part, whole = np.array([[True], [False], [False]]), np.array([[True], [True], [False]])
-    assert share(part, whole).tolist() == [0.5]
-    weighted = share(part, whole, np.array([[2.0, 1, 5], [0, 0, 3]]))
-    np.testing.assert_allclose(weighted, [[2 / 3], [np.nan]])

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.simulated import outcomes, repeated
+from tests.simulated import at, outcomes, repeated
 from utils.assessment import assess
 from utils.metrics import average_precision
 from utils.outcomes import Outcomes
@@ -21,14 +21,6 @@ def figures(whole: Outcomes, weights: Floats) -> dict[Key, Floats]:
     """Under weights of patients (D, U)."""
     names, numbers = codes(whole.patients or ())
     return Sample(whole, numbers, len(names), by_patient=True).figures(weights)
-
-
-def at(content: object, key: Key) -> float:
-    for name in key:
-        assert isinstance(content, dict)
-        content = content[name]
-    assert isinstance(content, float)
-    return content
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -43,7 +43,7 @@ class Intervals:
 
 
 def intervals(outcomes: Outcomes, draws: int = DRAWS, seed: int = 0) -> Intervals:
-    """Bootstrap all figures of :func:`figures`; a single patient, or no draw asked for, gives no interval."""
+    """Bootstrap all figures of :class:`utils.weighted.Sample`; one unit alone, or no draw asked for, gives none."""
     unit, names, unit_of = _units(outcomes)
     values: dict[Key, tuple[float, float]] = {}
     if draws and len(names) > 1:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from utils.labels import UNLABELLED
 from utils.outcomes import Outcomes
-from utils.view_metrics import Floats, Integers
+from utils.view_metrics import Floats, Integers, share
 
 
 @dataclass(frozen=True)
@@ -33,19 +33,12 @@ class Presence:
     @property
     def sensitivity(self) -> Floats:
         """(k,) share of the positive units that are found; NaN without any."""
-        return share(self.true & self.found, self.true)
+        return share((self.true & self.found).sum(0), self.true.sum(0))
 
     @property
     def specificity(self) -> Floats:
         """(k,) share of the negative units in which nothing is found; NaN without any."""
-        return share(~self.true & ~self.found, ~self.true)
-
-
-def share(part: NDArray[np.bool_], whole: NDArray[np.bool_], weights: Floats | None = None) -> Floats:
-    """Part of the whole, counted over units (U, k): (k,), or (D, k) with weights (D, U); NaN without a whole."""
-    weights = np.ones(len(whole)) if weights is None else weights
-    above, below = weights @ part, weights @ whole
-    return np.divide(above, below, out=np.full(np.shape(below), np.nan), where=below > 0)
+        return share((~self.true & ~self.found).sum(0), (~self.true).sum(0))
 
 
 def codes(units: Sequence[str]) -> tuple[tuple[str, ...], Integers]:

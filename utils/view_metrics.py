@@ -20,12 +20,12 @@ TEMPERATURES = (0.05, 20.0)  # where the best one is looked for
 
 def accuracy(confusion: Floats | Integers) -> Floats:
     """Share of frames whose view is right, of matrices (..., nv, nv), row predicted, column true; NaN without any."""
-    return _share(np.trace(confusion, axis1=-2, axis2=-1), confusion.sum((-2, -1)))
+    return share(np.trace(confusion, axis1=-2, axis2=-1), confusion.sum((-2, -1)))
 
 
 def recalls(confusion: Floats | Integers) -> Floats:
     """(..., nv), the share of each true view that is found; NaN for a view that does not occur."""
-    return _share(np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(-2))
+    return share(np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(-2))
 
 
 def balanced_accuracy(confusion: Floats | Integers) -> Floats:
@@ -35,7 +35,7 @@ def balanced_accuracy(confusion: Floats | Integers) -> Floats:
 
 def f1_scores(confusion: Floats | Integers) -> Floats:
     """(..., nv); NaN for a view that neither occurs nor is predicted."""
-    return _share(2 * np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(-1) + confusion.sum(-2))
+    return share(2 * np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(-1) + confusion.sum(-2))
 
 
 def macro_f1(confusion: Floats | Integers) -> Floats:
@@ -43,14 +43,15 @@ def macro_f1(confusion: Floats | Integers) -> Floats:
     return _mean_of_known(f1_scores(confusion))
 
 
-def _share(part: NDArray[Any], whole: NDArray[Any]) -> Floats:
+def share(part: NDArray[Any], whole: NDArray[Any]) -> Floats:
+    """Part of the whole, element by element; NaN where there is no whole."""
     return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=np.asarray(whole) > 0)
 
 
 def _mean_of_known(values: Floats) -> Floats:
     """Mean over the last axis of what is a number; NaN where nothing is."""
     known = ~np.isnan(values)
-    return _share(np.where(known, values, 0).sum(-1), known.sum(-1))
+    return share(np.where(known, values, 0).sum(-1), known.sum(-1))
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class ViewFigures:
     @property
     def precision(self) -> Floats:
         """(nv,); 0 for a view that was never predicted."""
-        return np.nan_to_num(_share(self.confusion.diagonal(), self.confusion.sum(1)))
+        return np.nan_to_num(share(self.confusion.diagonal(), self.confusion.sum(1)))
 
     @property
     def recall(self) -> Floats:
@@ -150,8 +151,8 @@ def calibration(probabilities: Floats, true: Integers, temperature: float = 1.0)
     frames = max(len(true), 1)
     return Calibration(
         count=count,
-        confidence=_share(confidence, count),
-        right=_share(right, count),
+        confidence=share(confidence, count),
+        right=share(right, count),
         ece=float(expected_calibration_error(columns.bins.sum(0))),
         brier=float(columns.brier.sum() / frames),
         log_loss=float(columns.log_loss.sum() / frames),
@@ -188,7 +189,7 @@ def calibration_columns(probabilities: Floats, true: Integers) -> CalibrationCol
 def expected_calibration_error(bins: Floats) -> Floats:
     """Of sums (..., b, 3) of :class:`CalibrationColumns` bins; NaN without frames."""
     count, confidence, right = np.moveaxis(bins, -1, 0)
-    return _share(np.abs(right - confidence).sum(-1), count.sum(-1))
+    return share(np.abs(right - confidence).sum(-1), count.sum(-1))
 
 
 def tempered(probabilities: Floats, temperature: float) -> Floats:

@@ -5,8 +5,6 @@ Sums by patient are made once; a draw weighs them. Ranked figures (AP, FROC) wei
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,7 +12,7 @@ from utils.froc import FALSE_BOXES, ends_of_ties
 from utils.labels import UNLABELLED
 from utils.metrics import TINY, average_precision
 from utils.outcomes import Outcomes
-from utils.presence import clip_views, codes, presence, share
+from utils.presence import clip_views, codes, presence
 from utils.view_metrics import (
     Floats,
     Integers,
@@ -24,6 +22,7 @@ from utils.view_metrics import (
     expected_calibration_error,
     f1_scores,
     macro_f1,
+    share,
 )
 
 Key = tuple[str, ...]  # a figure's place in metrics.json, such as ("per_class", "AR", "map50")
@@ -39,39 +38,40 @@ class Sample:
     """
 
     def __init__(self, outcomes: Outcomes, unit_of: Integers, units: int, by_patient: bool) -> None:
-        self._outcomes, self._unit_of, self._units = outcomes, unit_of, units
-        self._classes = np.unique(outcomes.labelled).tolist()
-        self._detected = np.isin(self._classes, outcomes.predicted)
-        self._rankings = [_Ranking(outcomes, unit_of, units, label) for label in self._classes]
-        self._froc = _WeightedFroc(outcomes, unit_of, units)
-        detected, counts = unit_of[outcomes.frame], outcomes.counts
-        self._labels, self._shots, self._hits = (
-            np.stack([_tally(where[classes == label], units) for label in self._classes], 1)
-            if self._classes else np.zeros((units, 0))
-            for where, classes in (
-                (unit_of[outcomes.label_frame], outcomes.labelled),
-                (detected[counts], outcomes.predicted[counts]),
-                (detected[counts & outcomes.correct[:, 0]], outcomes.predicted[counts & outcomes.correct[:, 0]]),
-            )
-        )  # fmt: skip
-        self._views = _ViewSums(outcomes, unit_of, units) if outcomes.view_names else None
-        self._by_patient = by_patient
+        o = outcomes
+        self._classes = np.unique(o.labelled).tolist()
+        self._names = [o.names[label] for label in self._classes]
+        self._detected = np.isin(self._classes, o.predicted)
+        self._rankings = [_Ranking(o, unit_of, units, label) for label in self._classes]
+        self._froc = _WeightedFroc(o, unit_of, units)
+
+        def by_class(frames: Integers, labels: Integers) -> Floats:
+            """(U, k) how often each unit has each class."""
+            table = np.zeros((units, len(o.names)))
+            np.add.at(table, (unit_of[frames], labels), 1)
+            return table[:, self._classes]
+
+        right = o.counts & o.correct[:, 0]
+        self._labels = by_class(o.label_frame, o.labelled)
+        self._shots = by_class(o.frame[o.counts], o.predicted[o.counts])
+        self._hits = by_class(o.frame[right], o.predicted[right])
+        self._views = _ViewSums(o, unit_of, units) if o.view_names else None
+        self._clips = _ClipSums(o) if by_patient else None
 
     def figures(self, weights: Floats) -> dict[Key, Floats]:
         """Every figure (D,) under weights (D, U); ones give the evaluation's own."""
         found = {**self._ranked(weights), **self._at_operating(weights)}
         if self._views is not None:
-            found |= self._views.figures(weights, self._outcomes.view_names)
-        if self._by_patient:
-            found |= _of_clips(self._outcomes, weights)
+            found |= self._views.figures(weights)
+        if self._clips is not None:
+            found |= self._clips.figures(weights)
         return found
 
     def _ranked(self, weights: Floats) -> dict[Key, Floats]:
         ap = np.array([[ranking.average_precisions(weight) for ranking in self._rankings] for weight in weights])
         ap = ap.reshape(len(weights), len(self._classes), 10)
         found: dict[Key, Floats] = {("map50",): _mean(ap[:, :, 0]), ("map",): _mean(ap.mean(2))}
-        for column, label in enumerate(self._classes):
-            name = self._outcomes.names[label]
+        for column, name in enumerate(self._names):
             found["per_class", name, "map50"] = ap[:, column, 0]
             found["per_class", name, "map"] = ap[:, column].mean(1)
         sensitivity = np.array([self._froc.sensitivities(weight) for weight in weights])
@@ -86,8 +86,8 @@ class Sample:
         precision = np.where(known, np.divide(hits, shots, out=nothing, where=shots > 0), np.nan)
         found: dict[Key, Floats] = {("precision",): _mean(precision), ("recall",): _mean(recall)}
         found["f1",] = _harmonic(found["precision",], found["recall",])
-        for column, label in enumerate(self._classes):
-            name, p, r = self._outcomes.names[label], precision[:, column], recall[:, column]
+        for column, name in enumerate(self._names):
+            p, r = precision[:, column], recall[:, column]
             found |= {("per_class", name, "precision"): p, ("per_class", name, "recall"): r}
             found["per_class", name, "f1"] = _harmonic(p, r)
         return found
@@ -152,56 +152,83 @@ class _ViewSums:
     def __init__(self, outcomes: Outcomes, unit_of: Integers, units: int) -> None:
         labelled = np.flatnonzero(outcomes.true_views != UNLABELLED)
         probabilities, true, unit = outcomes.views[labelled], outcomes.true_views[labelled], unit_of[labelled]
-        nv, columns = len(outcomes.view_names), calibration_columns(probabilities, true)
+        columns = calibration_columns(probabilities, true)
+        self._names = outcomes.view_names
         self._frames = _tally(unit, units)
-        self._confusion = np.zeros((units, nv, nv))
-        np.add.at(self._confusion, (unit, probabilities.argmax(1), true), 1)
+        self._confusion = _confusions(unit, probabilities.argmax(1), true, units, len(self._names))
         self._bins = np.zeros((units, *columns.bins.shape[1:]))
         np.add.at(self._bins, unit, columns.bins)
         self._scores = {
             name: np.bincount(unit, getattr(columns, name), minlength=units) for name in ("brier", "log_loss")
         }
 
-    def figures(self, weights: Floats, names: Sequence[str]) -> dict[Key, Floats]:
+    def figures(self, weights: Floats) -> dict[Key, Floats]:
+        """Figures (D,) under weights (D, U)."""
         confusion = np.tensordot(weights, self._confusion, 1)
-        frames = weights @ self._frames
-        found: dict[Key, Floats] = {
-            ("view", "accuracy"): accuracy(confusion),
-            ("view", "balanced_accuracy"): balanced_accuracy(confusion),
-            ("view", "macro_f1"): macro_f1(confusion),
-            ("view", "ece"): expected_calibration_error(np.tensordot(weights, self._bins, 1)),
+        found = _of_confusion(confusion, ("view",))
+        found["view", "ece"] = expected_calibration_error(np.tensordot(weights, self._bins, 1))
+        found |= {
+            ("view", name): share(weights @ of_unit, weights @ self._frames) for name, of_unit in self._scores.items()
         }
-        for name, of_unit in self._scores.items():
-            sums = weights @ of_unit
-            found["view", name] = np.divide(sums, frames, out=np.full(sums.shape, np.nan), where=frames > 0)
         scores = f1_scores(confusion)
-        return found | {("view", "per_class", name, "f1"): scores[:, i] for i, name in enumerate(names)}
+        return found | {("view", "per_class", name, "f1"): scores[:, i] for i, name in enumerate(self._names)}
 
 
-def _of_clips(outcomes: Outcomes, weights: Floats) -> dict[Key, Floats]:
-    """Figures of clips, where patients are the units."""
-    assert outcomes.patients is not None and outcomes.clips is not None
-    found: dict[Key, Floats] = {}
-    clips = presence(outcomes, outcomes.clips)
-    owner = dict(zip(outcomes.clips, outcomes.patients, strict=True))
-    place = {name: number for number, name in enumerate(codes(outcomes.patients)[0])}
-    unit_of_clip = np.array([place[owner[clip]] for clip in clips.units], np.int64)
-    drawn = weights[:, unit_of_clip]
-    sensitivity = share(clips.true & clips.found, clips.true, drawn)
-    specificity = share(~clips.true & ~clips.found, ~clips.true, drawn)
-    for column, name in enumerate(outcomes.names):
-        found["clips", "per_class", name, "sensitivity"] = sensitivity[:, column]
-        found["clips", "per_class", name, "specificity"] = specificity[:, column]
-    if outcomes.view_names:
-        views, nv = clip_views(outcomes, outcomes.clips), len(outcomes.view_names)
-        labelled = np.flatnonzero(views.true != UNLABELLED)
-        confusion = np.zeros((weights.shape[1], nv, nv))
-        np.add.at(confusion, (unit_of_clip[labelled], views.predicted[labelled], views.true[labelled]), 1)
-        drawn_confusion = np.tensordot(weights, confusion, 1)
-        found["clips", "view", "accuracy"] = accuracy(drawn_confusion)
-        found["clips", "view", "balanced_accuracy"] = balanced_accuracy(drawn_confusion)
-        found["clips", "view", "macro_f1"] = macro_f1(drawn_confusion)
-    return found
+class _ClipSums:
+    """Which valves clips have and which were found, and the confusion of their views, summed by patient."""
+
+    def __init__(self, outcomes: Outcomes) -> None:
+        assert outcomes.patients is not None and outcomes.clips is not None
+        owner = dict(zip(outcomes.clips, outcomes.patients, strict=True))
+        names = codes(outcomes.patients)[0]
+        place = {name: number for number, name in enumerate(names)}
+        clips = presence(outcomes, outcomes.clips)
+        unit = np.array([place[owner[clip]] for clip in clips.units], np.int64)
+        self._names = outcomes.names
+
+        def summed(of_clips: NDArray[np.bool_]) -> Floats:
+            """(U, k) from clips (C, k)."""
+            table = np.zeros((len(names), of_clips.shape[1]))
+            np.add.at(table, unit, of_clips)
+            return table
+
+        self._valves = {
+            "sensitivity": (summed(clips.true & clips.found), summed(clips.true)),
+            "specificity": (summed(~clips.true & ~clips.found), summed(~clips.true)),
+        }
+        self._confusion = None
+        if outcomes.view_names:
+            views = clip_views(outcomes, outcomes.clips)
+            known = np.flatnonzero(views.true != UNLABELLED)
+            self._confusion = _confusions(
+                unit[known], views.predicted[known], views.true[known], len(names), len(outcomes.view_names)
+            )
+
+    def figures(self, weights: Floats) -> dict[Key, Floats]:
+        """Figures (D,) under weights (D, U)."""
+        found: dict[Key, Floats] = {}
+        for figure, (part, whole) in self._valves.items():
+            values = share(weights @ part, weights @ whole)
+            found |= {("clips", "per_class", name, figure): values[:, i] for i, name in enumerate(self._names)}
+        if self._confusion is not None:
+            found |= _of_confusion(np.tensordot(weights, self._confusion, 1), ("clips", "view"))
+        return found
+
+
+def _confusions(unit: Integers, predicted: Integers, true: Integers, units: int, nv: int) -> Floats:
+    """(U, nv, nv) counts by unit."""
+    counts = np.zeros((units, nv, nv))
+    np.add.at(counts, (unit, predicted, true), 1)
+    return counts
+
+
+def _of_confusion(confusion: Floats, place: Key) -> dict[Key, Floats]:
+    """Figures (D,) of matrices (D, nv, nv)."""
+    return {
+        (*place, "accuracy"): accuracy(confusion),
+        (*place, "balanced_accuracy"): balanced_accuracy(confusion),
+        (*place, "macro_f1"): macro_f1(confusion),
+    }
 
 
 def _tally(units: NDArray[np.int64], count: int) -> Floats:
