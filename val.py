@@ -211,29 +211,38 @@ def validate(
 
 def check_leakage(
     found: checkpoint.Checkpoint, dataset: EchoDataset, options: argparse.Namespace
-) -> tuple[dict[str, Any], list[str]]:
+) -> tuple[dict[str, Any] | None, list[str]]:
     """What the split has in common with the frames that the network was trained on, and the warnings of it.
 
     Raises:
-        InputError: anything at all, with ``--strict-groups``.
+        InputError: anything at all, or that it is not known, with ``--strict-groups``.
     """
-    content, warnings = found.content.get("trained_on"), []
-    if content is not None:
-        trained = Fingerprint.from_content(content, found.path)
-    else:
-        warnings.append("the checkpoint does not say what it was trained on: compared with this dataset's train part")
-        try:
-            trained = Fingerprint.of(open_split(found, dataset.config, "train", dataset.size, 1, options))
-        except InputError as error:
-            return {}, [f"what the checkpoint was trained on is not known, and train cannot be read: {error}"]
-    leakage = compare(trained, dataset)
-    warnings += leakage.warnings
+    trained, warnings = trained_on(found, dataset, options)
+    leakage = None if trained is None else compare(trained, dataset)
+    if leakage is not None:
+        warnings += leakage.warnings
+    if options.strict_groups:
+        refuse(warnings, dataset.config)
+    if leakage is not None:
+        report(leakage)
     if found.content.get("permuted_labels") is not None:
         warnings.append(PERMUTED)
-    if options.strict_groups:
-        refuse(leakage, dataset.config)
-    report(leakage)
-    return leakage.content(), warnings
+    return None if leakage is None else leakage.content(), warnings
+
+
+def trained_on(
+    found: checkpoint.Checkpoint, dataset: EchoDataset, options: argparse.Namespace
+) -> tuple[Fingerprint | None, list[str]]:
+    """The fingerprint that a checkpoint carries, or else that of the dataset's train part, with a warning."""
+    content = found.content.get("trained_on")
+    if content is not None:
+        return Fingerprint.from_content(content, found.path), []
+    try:
+        train_set = open_split(found, dataset.config, "train", dataset.size, 1, options)
+    except InputError as error:
+        return None, [f"the checkpoint does not say what it was trained on, and train cannot be read: {error}"]
+    told = "the checkpoint does not say what it was trained on: compared with this dataset's train part"
+    return Fingerprint.of(train_set), [told]
 
 
 def write_results(folder: Path, validation: Validation, options: argparse.Namespace) -> None:

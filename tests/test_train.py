@@ -165,6 +165,8 @@ def test_weights_that_have_seen_the_validation_patients_are_told(place: Path) ->
     assert again["warnings"] == content["warnings"]
     silent = {key: value for key, value in read(start).content.items() if key != "trained_on"}
     save(place / "silent.pt", silent)
+    with pytest.raises(InputError, match=r"--strict-groups: silent\.pt, from which the training starts"):
+        fit(place, "silent", weights=str(place / "silent.pt"), strict_groups=True)
     told = json.loads((fit(place, "silent", weights=str(place / "silent.pt")) / "metrics.json").read_text())
     assert "silent.pt, from which the training starts, does not say" in told["warnings"][0]
 
@@ -324,6 +326,8 @@ def test_a_checkpoint_that_does_not_say_whom_it_has_seen_is_compared_with_train(
     assert leakage["shared_patients"] == 0 and leakage["patients"] == 1
     text = (place / "small.yaml").read_text()
     (place / "trainless.yaml").write_text(text.replace("train: images/train", "train: images/absent"))
+    with pytest.raises(InputError, match="--strict-groups: the checkpoint does not say"):
+        val.run(weights=str(place / "forgetful.pt"), data=str(place / "trainless.yaml"), strict_groups=True)
     warnings, leakage = warned("trainless.yaml")
     assert len(warnings) == 1 and "train cannot be read" in warnings[0] and not leakage
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,7 +94,7 @@ def open_parts(
         )
     trained_on, leakage, warnings = _compared(train_set, val_set, start)
     if options.strict_groups:
-        refuse(leakage, config)
+        refuse(warnings, config)
     report(leakage)
     if options.permute_labels:
         warnings.append(PERMUTED)
@@ -117,14 +118,14 @@ def _compared(
     return trained_on, leakage, [*warnings, *leakage.warnings]
 
 
-def refuse(leakage: Leakage, config: DatasetConfig) -> None:
-    """What ``--strict-groups`` asks for.
+def refuse(warnings: Sequence[str], config: DatasetConfig) -> None:
+    """What ``--strict-groups`` asks for: to be sure.
 
     Raises:
-        InputError: anything is shared, or patients could not be compared: the flag asks to be sure.
+        InputError: anything is shared, or it is not known what is.
     """
-    if leakage.found or leakage.shared_patients is None:
-        raise InputError(f"{config.file}: --strict-groups: {'; '.join(leakage.warnings)}")
+    if warnings:
+        raise InputError(f"{config.file}: --strict-groups: {'; '.join(warnings)}")
 
 
 def report(leakage: Leakage) -> None:
