@@ -17,12 +17,15 @@ import numpy as np
 import torch
 import yaml
 
-from models.balancers import BALANCERS, build_balancer
+from models.balancers import BALANCERS
 from models.yolo import Network
 from utils import checkpoint, outcomes
 from utils.anchors import GOOD_RECALL, box_sizes, find_anchors, recall
 from utils.assessment import assess
 from utils.augment import changes_meaning
+from utils.balance_log import BalanceSummary, read_balance
+from utils.balance_plots import write_balance_figures
+from utils.balancing import check_balance, choose_balancer
 from utils.complexity import log_summary
 from utils.config import (
     DatasetConfig,
@@ -39,7 +42,7 @@ from utils.dataset import EchoDataset, EpochSampler, build_loader
 from utils.devices import seed_everything, select_compute
 from utils.engine import MultiScale, Thresholds
 from utils.files import new_run_folder, write_json, write_text
-from utils.flags import BOOTSTRAP, COMMON, IMGSZ, Flag, from_keywords, parse
+from utils.flags import BOOTSTRAP, COMMON, IMGSZ, Flag, check_range, from_keywords, parse
 from utils.frames import CACHE_MODES
 from utils.log import LOGGER, InputError, run_script
 from utils.loss import JointLoss
@@ -85,6 +88,9 @@ FLAGS = (
     Flag("save-period", -1, "also keep a checkpoint every so many epochs", int),
     Flag("seed", None, "of all random numbers (hyp: seed; 0 if neither says)", int),
     Flag("strict-data", False, "any fault in a data file is an error"),
+    Flag("balance", None, "how the tasks are balanced (hyp: balance; static if neither says)", choices=[*BALANCERS]),
+    Flag("balance-from", "", "finished run whose mean weights --balance gradnorm_static keeps"),
+    Flag("interference-every", 50, "steps between two that compare the tasks over the whole trunk; 0: never", int),
     BOOTSTRAP,
     Flag(
         "strict-groups",
@@ -104,7 +110,7 @@ FLAGS = (
     Flag("bbox_interval", None, "", refused=NO_TRACKER),
     Flag("artifact_alias", None, "", refused=NO_TRACKER),
 )
-FROM_HYP = ("cos_lr", "label_smoothing", "patience", "seed")  # flags that a hyp file may set, too
+FROM_HYP = ("balance", "cos_lr", "label_smoothing", "patience", "seed")  # flags that a hyp file may set, too
 
 
 def main(options: argparse.Namespace) -> Path:
@@ -118,6 +124,7 @@ def main(options: argparse.Namespace) -> Path:
 
 def train(options: argparse.Namespace, resumed: checkpoint.Checkpoint | None = None) -> Path:
     """One training, or the rest of one; returns the run's folder."""
+    check_range(options, "interference_every", 0)
     hyp = resumed.hyp if resumed else merged_hyperparameters(options)
     compute = select_compute(options.device, options.amp)
     seed_everything(hyp.seed)
@@ -137,7 +144,7 @@ def train(options: argparse.Namespace, resumed: checkpoint.Checkpoint | None = N
         parts.train, options.batch_size, options.workers, hyp.seed, not options.rect, compute.device.type == "cuda"
     )
     val_loader = build_loader(parts.val, options.batch_size * 2, options.workers)
-    learner = build_learner(network, hyp, options, len(train_loader), parts.image_size)
+    learner = build_learner(network, hyp, options, len(train_loader), parts.image_size, bool(resumed))
     # what can be wrong with the input has been found by now: only then is there a folder
     project = from_root(options.project)
     folder = resumed.path.parents[1] if resumed else new_run_folder(project, options.name, options.exist_ok)
@@ -163,8 +170,7 @@ def merged_hyperparameters(options: argparse.Namespace) -> Hyperparameters:
     path = find_file(options.hyp, "hyp", flag="--hyp")
     typed = {name: getattr(options, name) for name in FROM_HYP if name in options.typed}
     hyp = hyperparameters_from({**load_yaml(path), **typed}, path)
-    if hyp.balance not in BALANCERS:
-        raise InputError(f"{options.hyp}: balance: expected one of {', '.join(BALANCERS)}, got {hyp.balance!r}")
+    check_balance(hyp, options.hyp, options.balance_from)
     if hyp.copy_paste:
         LOGGER.warning("%s: copy_paste has no effect: it needs outlines, and labels are boxes here", options.hyp)
     if hyp.classification_enabled and changes_meaning(hyp):
@@ -230,9 +236,11 @@ def freeze(network: Network, layers: Sequence[int]) -> None:
 
 
 def build_learner(
-    network: Network, hyp: Hyperparameters, options: argparse.Namespace, iterations: int, image_size: int
-) -> Learner:
-    """Optimizer, schedule, losses and balancer around a network."""
+    network: Network, hyp: Hyperparameters, options: argparse.Namespace, iterations: int, image_size: int,
+    resumed: bool = False,
+) -> Learner:  # fmt: skip
+    """Optimizer, schedule, losses and balancer around a network; those of a ``resumed`` one are to be restored."""
+    criterion = JointLoss.of(network, hyp, image_size)
     accumulate = accumulation(options.batch_size, hyp.nominal_batch)
     decay = hyp.weight_decay * options.batch_size * accumulate / hyp.nominal_batch
     schedule = Schedule(
@@ -244,8 +252,8 @@ def build_learner(
         network=network,
         running_mean=RunningMean(network),
         optimizer=build_optimizer(network, options.optimizer, hyp.lr0, hyp.momentum, decay),
-        balancer=build_balancer(hyp.balance, (1.0, hyp.classification_weight)),
-        criterion=JointLoss.of(network, hyp, image_size),
+        balancer=choose_balancer(network, hyp, criterion, options.balance_from, resumed),
+        criterion=criterion,
         schedule=schedule,
     )
 
@@ -267,6 +275,7 @@ def make_plan(
         validate_every_epoch=not options.noval,
         image_weights=options.image_weights,
         multi_scale=MultiScale(hyp.seed, stride) if options.multi_scale else None,
+        interference_every=options.interference_every,
         thresholds=Thresholds(single_class=options.single_cls),
         leakage=parts.leakage.columns(),
         remembered={
@@ -314,8 +323,14 @@ def write_end(outcome: Outcome, parts: Parts, plan: Plan, options: argparse.Name
     }  # fmt: skip
     assessment = assess(outcomes.load(plan.outcomes), options.bootstrap, plan.hyp.seed)
     content = metrics(assessment, settings, parts.warnings, parts.leakage.content(), outcome.evaluation)
+    balance = read_balance(plan.balance) if plan.balance.is_file() else []
+    summary = BalanceSummary.of(balance, plan.hyp.balance) if balance else None
+    if summary is not None:
+        content["balance"] = plain(dataclasses.asdict(summary))
     write_json(plan.folder / "metrics.json", content)
     if not options.noplots:
+        if balance:
+            write_balance_figures(balance, plan.folder, plan.hyp.balance, parts.warnings)
         plot_results(plan.folder / "results.csv", plan.folder / "results.png", "\n".join(parts.warnings))
         write_figures(assessment, plan.folder, parts.warnings)
         write_batch_pictures(
@@ -325,6 +340,8 @@ def write_end(outcome: Outcome, parts: Parts, plan: Plan, options: argparse.Name
         f"\nLast of {outcome.epochs} epochs on {parts.val.config.file} val; best.pt is of epoch {outcome.best_epoch}\n"
     )
     print(table(content))
+    if summary is not None:
+        print(f"\n{summary.sentence()}")
     print(f"\n{outcome.seconds / 60:.1f} minutes, {outcome.peak_memory / 1e9:.1f} GB of memory at most")
     print(f"Results in {plan.folder}")
 

@@ -11,7 +11,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -225,20 +225,22 @@ class Network(nn.Module):
         layers, self.sources = _build(checked)
         self.model = nn.ModuleList(layers)
         self.nc = checked.nc
-        last_reader = {source: index for index, sources in enumerate(self.sources) for source in sources}
-        self._freed_after = [
-            [source for source, reader in last_reader.items() if reader == index] for index in range(len(layers))
-        ]
+        self.detect_index = next(i for i, layer in enumerate(layers) if isinstance(layer, Detect))
+        self.view_index = next((i for i, layer in enumerate(layers) if isinstance(layer, ViewHead)), None)
+        self._readers: dict[int, set[int]] = {index: set() for index in range(-1, len(layers))}
+        for index, sources in enumerate(self.sources):
+            for source in sources:
+                self._readers[source].add(index)
 
     @property
     def detect(self) -> Detect:
         """The box head."""
-        return next(layer for layer in self.model if isinstance(layer, Detect))
+        return cast(Detect, self.model[self.detect_index])
 
     @property
     def view_head(self) -> ViewHead | None:
         """The view head, or None in a detector alone."""
-        return next((layer for layer in self.model if isinstance(layer, ViewHead)), None)
+        return None if self.view_index is None else cast(ViewHead, self.model[self.view_index])
 
     @property
     def nv(self) -> int:
@@ -252,19 +254,34 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> Output:
         """Images (B, 3, H, W) in [0, 1], sides multiples of ``max_stride``; boxes are decoded in evaluation mode."""
-        kept: dict[int, Tensor] = {-1: images}
-        raw: list[Tensor] = []
-        view = None
-        for index, (layer, sources) in enumerate(zip(self.model, self.sources, strict=True)):
-            inputs = [kept[source] for source in sources]
-            if isinstance(layer, Detect):
-                raw = layer(inputs)
-            elif isinstance(layer, ViewHead):
-                view = layer(inputs[0])
-            else:
-                kept[index] = layer(inputs if isinstance(layer, Concat) else inputs[0])
-            for source in self._freed_after[index]:
-                del kept[source]
+        return self.output(self.run(range(len(self.model)), {-1: images}))
+
+    def run(self, layers: Sequence[int], known: Mapping[int, Tensor]) -> dict[int, Any]:
+        """Run some of the layers, in ascending order; what they read is ``known`` or made by one of them.
+
+        Args:
+            layers: their indices.
+            known: outputs of other layers, by index; -1 is the images.
+
+        Returns:
+            What is left after the last of them: outputs that none of ``layers`` reads, and those that others read, too.
+        """
+        kept: dict[int, Any] = dict(known)
+        inside = set(layers)
+        for index in layers:
+            layer = self.model[index]
+            inputs = [kept[source] for source in self.sources[index]]
+            kept[index] = layer(inputs if isinstance(layer, Concat | Detect) else inputs[0])
+            for source in self.sources[index]:
+                readers = self._readers[source]
+                if readers <= inside and index == max(readers):
+                    kept.pop(source, None)  # a row may read a layer twice
+        return kept
+
+    def output(self, outputs: Mapping[int, Any]) -> Output:
+        """The heads' outputs among those of :meth:`run`, as the network's; boxes are decoded in evaluation mode."""
+        raw = outputs[self.detect_index]
+        view = None if self.view_index is None else outputs[self.view_index]
         return Output(raw, view, None if self.training else self.detect.decode(raw))
 
 

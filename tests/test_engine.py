@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.balancers import Static
+from models.balancer import Balancer
 from models.yolo import Network, Output
 from utils.config import ROOT, Hyperparameters, load_hyperparameters, load_yaml
 from utils.dataset import EchoDataset, build_loader
 from utils.devices import Compute
-from utils.engine import MultiScale, Thresholds, evaluate, restore_buffers, train_one_epoch, weighted
-from utils.loss import DetectionLosses, JointLoss, TaskLosses
+from utils.engine import MultiScale, Thresholds, evaluate, restore_buffers, train_one_epoch
+from utils.loss import JointLoss, TaskLosses
 from utils.optim import RunningMean, build_optimizer
 from utils.schedule import Schedule
 
@@ -51,7 +51,7 @@ def test_an_epoch_makes_the_steps_that_a_plain_loop_makes(dataset: EchoDataset) 
     criterion, optimizer, mean = parts(network)
     loader = build_loader(dataset, 8, 0)
     result = train_one_epoch(
-        network, loader, criterion, optimizer, Static((1.0, 0.2)), mean, schedule(), CPU, 0, clip_grad_norm=0
+        network, loader, criterion, optimizer, Balancer((1.0, 0.2)), mean, schedule(), CPU, 0, clip_grad_norm=0
     )
     criterion, optimizer, _ = parts(plain)
     total = []
@@ -77,7 +77,7 @@ def test_accumulated_batches_make_one_step_and_the_rest_is_not_carried_over(data
     criterion, optimizer, mean = parts(network)
     loader = build_loader(dataset, 4, 0)
     assert len(loader) % 4, "the epoch should end within a group of batches for this test"
-    train_one_epoch(network, loader, criterion, optimizer, Static((1.0, 0.2)), mean, schedule(4), CPU, 0)
+    train_one_epoch(network, loader, criterion, optimizer, Balancer((1.0, 0.2)), mean, schedule(4), CPU, 0)
     assert mean.updates == math.ceil(len(loader) / 4)
     assert all(parameter.grad is None for parameter in network.parameters())
 
@@ -96,7 +96,7 @@ def test_a_gradient_that_is_not_finite_changes_no_weight_and_is_counted(
 
     monkeypatch.setattr(JointLoss, "__call__", poisoned)
     loader = build_loader(dataset, 8, 0)
-    result = train_one_epoch(network, loader, criterion, optimizer, Static((1.0, 0.2)), mean, schedule(), CPU, 0)
+    result = train_one_epoch(network, loader, criterion, optimizer, Balancer((1.0, 0.2)), mean, schedule(), CPU, 0)
     assert result.skipped == len(loader)
     assert mean.updates == 0
     for name, parameter in network.named_parameters():
@@ -104,10 +104,10 @@ def test_a_gradient_that_is_not_finite_changes_no_weight_and_is_counted(
 
 
 def test_the_balancer_sees_unweighted_losses_once_a_step(dataset: EchoDataset) -> None:
-    class Spy(Static):
+    class Spy(Balancer):
         seen: list[Tensor]
 
-        def step(self, losses: Tensor) -> None:
+        def step(self, losses: Tensor, grad_norms: Tensor) -> None:
             self.seen.append(losses.clone())
 
     network = tiny_network()
@@ -120,19 +120,6 @@ def test_the_balancer_sees_unweighted_losses_once_a_step(dataset: EchoDataset) -
     if len(loader) % 2 == 0:
         detection = sum(result.losses[:3])
         assert torch.stack(spy.seen).mean(0)[0].item() == pytest.approx(detection, rel=1e-4)
-
-
-def test_a_task_without_a_loss_does_not_enter_the_total() -> None:
-    det = torch.tensor(2.0)
-    losses = DetectionLosses(det, det * 0, det * 0)
-    assert weighted(TaskLosses(det, None, losses), torch.tensor([0.5, 3.0])).item() == 1.0
-    assert weighted(TaskLosses(det, torch.tensor(1.0), losses), torch.tensor([0.5, 3.0])).item() == 4.0
-
-
-def test_a_loss_that_is_nan_makes_the_total_nan() -> None:
-    nan = torch.tensor(math.nan)
-    losses = TaskLosses(nan, torch.tensor(1.0), DetectionLosses(nan, nan, nan))
-    assert weighted(losses, torch.tensor([1.0, 1.0])).isnan()
 
 
 def test_multi_scale_sizes_are_whole_strides_and_depend_on_seed_and_iteration_alone() -> None:

@@ -112,7 +112,9 @@ def test_an_absent_file_has_no_rows(tmp_path: Path) -> None:
     assert read_results(tmp_path / "results.csv") == []
 
 
-def test_events_have_the_figures_but_no_nan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def events(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What loggers made from here on write to TensorBoard, call by call."""
     calls: list[tuple[Any, ...]] = []
 
     class Writer:
@@ -126,10 +128,33 @@ def test_events_have_the_figures_but_no_nan(tmp_path: Path, monkeypatch: pytest.
             calls.append(("close",))
 
     monkeypatch.setattr(loggers, "_event_writer", lambda folder: Writer())
+    return calls
+
+
+def test_events_have_the_figures_but_no_nan(tmp_path: Path, events: list[tuple[Any, ...]]) -> None:
     run = RunLogger(tmp_path)
     run.log({"epoch": 2, "train/box_loss": 0.5, "metrics/recall": 0.25, "x/lr0": math.nan})
     run.close()
-    assert calls == [("train/box_loss", 0.5, 2), ("metrics/recall", 0.25, 2), ("flush",), ("close",)]
+    assert events == [("train/box_loss", 0.5, 2), ("metrics/recall", 0.25, 2), ("flush",), ("close",)]
+
+
+def test_events_of_steps_stand_at_their_steps_and_have_finite_figures_alone(
+    tmp_path: Path, events: list[tuple[Any, ...]]
+) -> None:
+    run = RunLogger(tmp_path)
+    first = {"epoch": 1.0, "step": 41.0, "norm/det": 0.5, "norm/view": math.nan, "cosine/weight": -0.25}
+    second = {"epoch": 1.0, "step": 42.0, "norm/det": math.inf, "norm/view": 0.0, "cosine/weight": -math.inf}
+    run.log_steps([first, second])
+    assert events == [
+        *(("balance/norm/det", 0.5, 41), ("balance/cosine/weight", -0.25, 41), ("balance/norm/view", 0.0, 42)),
+        ("flush",),  # once, and not at every step
+    ]
+    assert run.rows == [] and not list(tmp_path.iterdir())  # results.csv is of epochs
+
+
+def test_steps_without_tensorboard_are_passed_over(tmp_path: Path) -> None:
+    logger(tmp_path).log_steps([{"epoch": 0.0, "step": 1.0, "norm/det": 0.5}])
+    assert not list(tmp_path.iterdir())
 
 
 def test_files_of_before_a_column_was_there_are_read_with_nan_in_it(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.balancers import Static
+from models.balancer import Balancer
 from models.yolo import fused
 from tests.test_engine import CPU, hyperparameters, parts, schedule, tiny_network
 from utils.dataset import EchoDataset, build_loader
@@ -22,7 +22,7 @@ from utils.trainer import Learner, Plan, fit, frame_weights, restore
 def learner() -> Learner:
     network = tiny_network()
     criterion, optimizer, mean = parts(network)
-    return Learner(network, mean, optimizer, Static((1.0, 0.1)), criterion, schedule())
+    return Learner(network, mean, optimizer, Balancer((1.0, 0.1)), criterion, schedule())
 
 
 def plan(folder: Path) -> Plan:

@@ -81,6 +81,11 @@ class Hyperparameters:
     clahe: float = _ranged(0, 100, default=0.0)
     sharpen: float = _ranged(0, 10, default=0.0)
     balance: str = "static"  # a name from models.balancers.BALANCERS
+    gradnorm_alpha: float = _ranged(0, 10, default=0.0)
+    gradnorm_lr: float = _ranged(1e-6, 1, default=0.025)
+    gradnorm_update: str = "gradient"  # or "direct"
+    gradnorm_initial_steps: int = _ranged(1, default=10)  # whose mean losses are L(0)
+    gradnorm_view_chance: bool = False  # L(0) of the view loss is that of chance, log C, instead
 
     def scaled(self, levels: int, classes: int, image_size: int) -> Hyperparameters:
         """A copy with YOLOv5's run-time gains: for 3 levels, 80 classes and 640 pixels they are the file's own."""

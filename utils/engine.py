@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from models.balancers import Balancer
+from models.balancer import TASKS, Balancer
+from models.border import Cut, find_border
+from models.interference import StepFigures, StepGradients
 from models.yolo import Network, fused
 from utils.boxes import non_max_suppression, scale_boxes, xywh_to_xyxy
 from utils.dataset import Batch
@@ -71,20 +73,26 @@ def train_one_epoch(
     epoch: int,
     clip_grad_norm: float = 10.0,
     multi_scale: MultiScale | None = None,
+    record: Callable[[dict[str, float]], None] | None = None,
+    interference_every: int = 0,
 ) -> EpochResult:
     """Train on every batch of the loader once.
 
-    The total is batch x sum of weight x loss. Gradients are summed over the schedule's number of batches; the last
-    step of the epoch takes what is there, so that nothing is carried from one epoch to the next.
+    The total is batch x sum of weight x loss; its gradient passes the border between trunk and heads as the balancer
+    says. Gradients are summed over the schedule's number of batches; the last step of the epoch takes what is there, so
+    that nothing is carried from one epoch to the next.
 
     Args:
         epoch: 0-based; places the epoch in the schedule.
         clip_grad_norm: gradients are scaled down to this norm; 0 leaves them.
+        record: given a row of figures after each step of the optimizer, see :func:`balance_row`.
+        interference_every: steps between two that also measure each task's gradient over the whole trunk; 0: never.
     """
     network.train()
+    border = find_border(network)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     sums = torch.zeros(4, device=compute.device)
-    since_step = torch.zeros(2, device=compute.device)
+    step = StepGradients(len(border.branches))
     waiting = skipped = 0
     bar = progress(loader, f"epoch {epoch + 1}/{schedule.epochs}", unit="batch")
     for number, batch in enumerate(bar):
@@ -95,29 +103,36 @@ def train_one_epoch(
         if multi_scale is not None:
             images = multi_scale(images, iteration)
         with compute.autocast():
-            output = network(images)
-        losses = criterion(output.raw, output.view, *to_device(batch, compute))
+            cut = Cut(network, border, images)
+        losses = criterion(cut.output.raw, cut.output.view, *to_device(batch, compute))
+        sums += torch.stack((*losses.parts, _stack(losses)[1])).detach()
         # weights change between optimizer steps only, so that one step's gradients share them
-        (len(images) * weighted(losses, balancer.weights)).backward()
-        tasks = _stack(losses)
-        sums += torch.stack((*losses.parts, tasks[1])).detach()
-        since_step += tasks
+        weights = balancer.weights.clone()
+        whole = interference_every > 0 and running_mean.updates % interference_every == 0
+        tasks = losses.by_task()
+        gradients = cut.backward(tasks, weights.tolist(), balancer.at_border, len(images), whole)
+        step.add(torch.stack(tasks), gradients, len(images), len(images))
         waiting += 1
         if waiting >= rates.accumulate or number == len(loader) - 1:
             norm = nn.utils.clip_grad_norm_(parameters, clip_grad_norm or math.inf)
             if norm.isfinite():
                 optimizer.step()
                 running_mean.update(network)
-                balancer.step(since_step / waiting)
+                figures = step.figures()
+                balancer.step(figures.losses, figures.norms)
+                if record is not None:
+                    layers = border.shared if interference_every else ()
+                    record(balance_row(epoch, running_mean.updates, figures, weights, balancer, layers))
             else:
                 skipped += 1
                 restore_buffers(network, running_mean.network)
             optimizer.zero_grad(set_to_none=True)
-            since_step.zero_()
+            step = StepGradients(len(border.branches))
             waiting = 0
         if bar.last_print_n == bar.n:  # the bar has just been drawn: its figures are read no more often than that
             bar.set_postfix_str(_words(sums / (number + 1)), refresh=False)
     bar.close()
+    balancer.end_epoch()
     return EpochResult(_means(sums, len(loader)), skipped)
 
 
@@ -130,11 +145,28 @@ def restore_buffers(network: Network, healthy: Network) -> None:
             buffer.copy_(averaged[name])
 
 
-def weighted(losses: TaskLosses, weights: Tensor) -> Tensor:
-    """Sum of weight x loss over the tasks that the network has."""
-    weights = weights.to(losses.det.device)
-    total = weights[0] * losses.det
-    return total if losses.view is None else total + weights[1] * losses.view
+def balance_row(
+    epoch: int, step: int, figures: StepFigures, weights: Tensor, balancer: Balancer, layers: Sequence[int] = ()
+) -> dict[str, float]:
+    """A row of balance.csv; what was not measured is NaN.
+
+    Args:
+        epoch: 0-based.
+        step: of the optimizer, counted from 1 over the whole training.
+        weights: (T,) that the step was made with.
+        balancer: after it has seen the step.
+        layers: that are compared one by one, now and then; a column each.
+    """
+    columns = {
+        "loss": figures.losses, "initial_loss": balancer.initial_losses, "rate": balancer.rates,
+        "norm": figures.norms, "target": balancer.targets, "weight": weights,
+    }  # fmt: skip
+    row: dict[str, float] = {"epoch": epoch, "step": step}
+    for name, values in columns.items():
+        row |= {f"{name}/{task}": value for task, value in zip(TASKS, values.tolist(), strict=False)}
+    row |= {"cosine/weight": figures.at_weight, "cosine/features": figures.at_features}
+    row |= {"cosine/trunk": figures.over_trunk}
+    return row | {f"cosine/{layer}": figures.by_layer.get(layer, math.nan) for layer in layers}
 
 
 def _stack(losses: TaskLosses) -> Tensor:

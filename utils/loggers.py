@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,15 @@ class RunLogger:
             for name, value in full.items():
                 if name != "epoch" and not math.isnan(value):
                     self._events.add_scalar(name, value, int(full["epoch"]))
+            self._events.flush()
+
+    def log_steps(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Add rows of balance.csv to the event file."""
+        if self._events is not None:
+            for row in rows:
+                for name, value in row.items():
+                    if name not in ("epoch", "step") and math.isfinite(value):
+                        self._events.add_scalar(f"balance/{name}", value, int(row["step"]))
             self._events.flush()
 
     def close(self) -> None:

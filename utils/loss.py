@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -159,6 +160,12 @@ class ViewLoss:
         if len(self.weights) != views:
             raise InputError(f"view_class_weights: expected {views} numbers, one a view, got {len(self.weights)}")
 
+    @property
+    def at_chance(self) -> float:
+        """The loss of equal probabilities for all views: log C, and the focal factor."""
+        views = len(self.weights)
+        return math.log(views) * (1 - 1 / views) ** self.gamma
+
     def __call__(self, logits: Tensor, views: Tensor) -> Tensor:
         """Logits (B, nv) and views (B,), -1 where unlabelled -> scalar."""
         labelled = views != UNLABELLED
@@ -185,6 +192,10 @@ class TaskLosses(NamedTuple):
     det: Tensor
     view: Tensor | None
     parts: DetectionLosses
+
+    def by_task(self) -> list[Tensor]:
+        """The losses of the tasks that the network has."""
+        return [self.det] if self.view is None else [self.det, self.view]
 
 
 class JointLoss:

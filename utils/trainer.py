@@ -17,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from models.balancers import Balancer
+from models.balancer import TASKS, Balancer
 from models.yolo import Network
 from utils import checkpoint, outcomes
+from utils.balance_log import BalanceLog
 from utils.config import ROOT, Hyperparameters, plain
 from utils.dataset import Batch, EchoDataset, EpochSampler
 from utils.devices import Compute
@@ -57,6 +58,7 @@ class Plan:
         save_period: also keep ``epochN.pt`` every so many epochs; under 1 never.
         save_every_epoch, validate_every_epoch: else the last epoch only.
         image_weights: draw frames by how badly their classes are found.
+        interference_every: steps between two that measure the tasks' gradients over the whole trunk; 0: never.
         thresholds: of the validation.
         leakage: columns of the log that say what validation has in common with training.
         remembered: what checkpoints say of the training data beside the network: ``trained_on``, ``permuted_labels``.
@@ -77,6 +79,7 @@ class Plan:
     validate_every_epoch: bool = True
     image_weights: bool = False
     multi_scale: MultiScale | None = None
+    interference_every: int = 0
     thresholds: Thresholds = field(default_factory=Thresholds)
     leakage: Mapping[str, float] = field(default_factory=dict)
     remembered: Mapping[str, Any] = field(default_factory=dict)
@@ -91,6 +94,11 @@ class Plan:
     def last(self) -> Path:
         """The latest checkpoint, from which training can go on."""
         return self.folder / "weights" / "last.pt"
+
+    @property
+    def balance(self) -> Path:
+        """How the tasks pulled at what they share, a row a step; see :mod:`utils.balance_log`."""
+        return self.folder / "balance.csv"
 
     @property
     def outcomes(self) -> Path:
@@ -129,6 +137,7 @@ def fit(
     (plan.folder / "weights").mkdir(exist_ok=True)
     started = time.perf_counter()
     logger = RunLogger(plan.folder, plan.start_epoch)
+    balance = BalanceLog(plan.balance, plan.start_epoch) if plan.view_names else None
     best_fitness, best_epoch = plan.best_fitness, plan.best_epoch
     sampler, val_set = train_loader.sampler, val_loader.dataset
     assert isinstance(sampler, EpochSampler) and isinstance(val_set, EchoDataset)
@@ -140,6 +149,7 @@ def fit(
         result = train_one_epoch(
             learner.network, train_loader, learner.criterion, learner.optimizer, learner.balancer,
             learner.running_mean, learner.schedule, compute, epoch, plan.hyp.clip_grad_norm, plan.multi_scale,
+            balance.append if balance else None, plan.interference_every,
         )  # fmt: skip
         _check(result, epoch, plan)
         last = epoch == epochs - 1
@@ -153,6 +163,8 @@ def fit(
         if evaluation and plan.image_weights and isinstance(train_loader.dataset, EchoDataset):
             sampler.weights = frame_weights(train_loader.dataset, evaluation, len(plan.names))
         logger.log(_row(epoch, learner, result, evaluation) | plan.leakage)
+        if balance is not None:
+            logger.log_steps(balance.flush())
         if plan.save_every_epoch or last or stopping:
             if not plan.save_every_epoch:
                 improved, best_epoch = True, epoch  # what is saved last is all there is
@@ -165,6 +177,8 @@ def fit(
             LOGGER.info("No better fitness for %d epochs: stopped after epoch %d", plan.patience, epoch + 1)
             break
     logger.close()
+    if balance is not None:
+        balance.close()
     if evaluation is None:
         evaluation = _validate(learner, val_loader, plan, compute)
     outcomes.save(plan.outcomes, outcomes.outcomes_of(evaluation, val_set, plan.view_names))
@@ -192,7 +206,7 @@ def _row(epoch: int, learner: Learner, result: EpochResult, evaluation: Evaluati
     row = {"epoch": float(epoch)}
     row |= {f"train/{name}_loss": value for name, value in result.losses._asdict().items()}
     row |= {f"x/lr{i}": group["lr"] for i, group in enumerate(learner.optimizer.param_groups)}
-    row |= {f"weight/{task}": float(w) for task, w in zip(("det", "view"), learner.balancer.weights, strict=False)}
+    row |= {f"weight/{task}": float(w) for task, w in zip(TASKS, learner.balancer.weights, strict=False)}
     if evaluation is not None:
         figures = evaluation.detection
         row |= {

@@ -1,0 +1,65 @@
+"""Gradient surgery: conflicting gradients are combined into one that harms neither, by the library torchjd.
+
+The methods combine the tasks' gradients from their inner products alone. They are applied where the gradients enter the
+shared layers, batch by batch: gradients at features stand for those at the shared weights, as in MGDA-UB (arXiv
+1810.04650). Heads learn from their own task's weighted gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.balancer import Balancer, TrainingRates
+
+# name -> torchjd's class of weights, and its arguments
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "pcgrad": ("PCGradWeighting", {}),  # arXiv 2001.06782
+    "cagrad": ("CAGradWeighting", {"c": 0.5}),  # arXiv 2110.14048
+    "imtl_g": ("IMTLGWeighting", {}),  # Liu et al., ICLR 2021, "Towards impartial multi-task learning"
+    "upgrad": ("UPGradWeighting", {}),  # arXiv 2406.16232
+    "mgda": ("MGDAWeighting", {}),  # arXiv 1810.04650
+}
+INSTALL = 'pip install "torchjd[quadprog-projector,cagrad]"'
+
+
+class Surgery(Balancer):
+    """The tasks' gradients, weighted, are combined at the border by a method's factors.
+
+    The sum of the factors is the method's own (1 for ``mgda`` and ``imtl_g``), so the learning rate of the shared
+    layers differs between methods by a factor of about the number of tasks.
+
+    Args:
+        method: a name from :data:`METHODS`.
+        weights: (T,) of the tasks.
+        rates: see :class:`models.balancer.Balancer`.
+
+    Raises:
+        ImportError: torchjd is not installed; the message says how to install it.
+    """
+
+    def __init__(self, method: str, weights: Sequence[float], rates: TrainingRates | None = None) -> None:
+        super().__init__(weights, rates)
+        if method not in METHODS:
+            raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
+        name, arguments = METHODS[method]
+        try:
+            from torchjd import aggregation
+
+            self._weighting = getattr(aggregation, name)(**arguments)
+        except ImportError as error:
+            raise ImportError(f"{method} needs the package torchjd: {INSTALL}") from error
+
+    def at_border(self, gramian: Callable[[], Tensor]) -> Tensor:
+        """(T,) factors; ones where a gradient is not finite, so that the step is found to be so and skipped."""
+        products = gramian().detach().double().cpu()
+        if not products.isfinite().all():
+            return torch.ones(len(products))
+        size = products.trace()
+        if not size > 0:
+            return torch.ones(len(products))
+        factors: Tensor = self._weighting(products / size)  # the factors are the same at any scale; its tolerances not
+        return factors
