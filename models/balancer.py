@@ -39,7 +39,7 @@ class TrainingRates:
         limits: tuple[float, float] = (0.1, 10.0),
     ) -> None:
         given = [math.nan if loss is None else loss for loss in initial_losses or [None] * tasks]
-        if len(given) != tasks or any(loss <= 0 for loss in given):
+        if len(given) != tasks or any(loss <= 0 or loss == math.inf for loss in given):
             raise ValueError(f"initial_losses: expected {tasks} positive numbers or None, got {initial_losses}")
         if initial_steps < 1 or not 0 <= smoothing < 1:
             raise ValueError(
@@ -71,7 +71,7 @@ class TrainingRates:
         if self._steps > self._initial_steps or not self._given.isnan().any():
             smoothed = self._mean / (1 - self._smoothing**self._steps)  # the mean began at 0
             ratio = smoothed / self.initial_losses
-            if ratio.mean() > 0:
+            if ratio.isfinite().all() and ratio.mean() > 0:  # a task whose first losses are 0 has no rate
                 self.values = (ratio / ratio.mean()).clamp(*self._limits)
         return self.values
 

@@ -44,7 +44,8 @@ class DynamicWeightAverage(Balancer):
             before, last = self._epochs
             # a task whose loss was 0 has nothing left to learn: 0 / 0 counts as no change
             ratio = torch.where(before > 0, last / before, torch.ones_like(last))
-            self._weights = len(ratio) * (ratio / self._temperature).softmax(0)
+            weights = (ratio / self._temperature).softmax(0)
+            self._weights = len(ratio) * weights.clamp(min=1e-6)  # at 0 a task would not be learned at all
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "sum": self._sum, "steps": self._steps, "epochs": list(self._epochs)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -51,10 +52,10 @@ class GradNorm(Balancer):
     ) -> None:
         if update not in UPDATES:
             raise ValueError(f"update: expected one of {', '.join(UPDATES)}, got {update!r}")
-        if alpha < 0 or lr <= 0:
+        if not 0 <= alpha < math.inf or not 0 < lr < math.inf:
             raise ValueError(f"expected alpha >= 0 and lr > 0, got {alpha} and {lr}")
         start = torch.ones(len(tasks)) if weights is None else torch.tensor(tuple(weights))
-        if len(start) != len(tasks) or (start <= 0).any():
+        if len(start) != len(tasks) or not ((start > 0) & start.isfinite()).all():
             raise ValueError(f"weights: expected {len(tasks)} positive numbers, got {weights}")
         rates = TrainingRates(len(tasks), initial_steps, initial_losses, smoothing, limits)
         super().__init__(_to_sum(start).tolist(), rates)
@@ -79,7 +80,7 @@ class GradNorm(Balancer):
         super().step(losses, norms)
         self._targets = (self._weights * norms).mean() * self.rates.float() ** self.alpha
         if self.update == "direct":
-            moved = norms.mean() * self.rates.float() ** self.alpha / norms
+            moved = _to_sum(norms.double().mean() * self.rates**self.alpha / norms.double())
         else:
             self._weights.grad = self.weight_gradient(norms)
             self._adam.step()
@@ -93,7 +94,7 @@ class GradNorm(Balancer):
         kept = self._weights
         super().load_state_dict(state)
         self._weights = kept.copy_(state["weights"])
-        self._adam.load_state_dict({**self._adam.state_dict(), "state": state["adam"]})
+        self._adam.load_state_dict({**self._adam.state_dict(), "state": deepcopy(state["adam"])})
         self.skipped = state["skipped"]
 
 

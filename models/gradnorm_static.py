@@ -1,4 +1,4 @@
-"""The mean weights of a finished GradNorm training, held fixed (arXiv 1711.02257, section 5.4)."""
+"""The mean weights of a finished GradNorm training, held fixed (arXiv 1711.02257, section 5.3)."""
 
 from __future__ import annotations
 

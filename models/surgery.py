@@ -54,12 +54,15 @@ class Surgery(Balancer):
             raise ImportError(f"{method} needs the package torchjd: {INSTALL}") from error
 
     def at_border(self, gramian: Callable[[], Tensor]) -> Tensor:
-        """(T,) factors; ones where a gradient is not finite, so that the step is found to be so and skipped."""
+        """(T,) factors; ones where a gradient is zero (nothing to combine) or not finite (the step is skipped).
+
+        A batch without a labelled view has a gradient of zero for it, which ``mgda`` would take for the whole answer.
+        """
         products = gramian().detach().double().cpu()
         if not products.isfinite().all():
             return torch.ones(len(products))
-        size = products.trace()
-        if not size > 0:
+        if not (products.diagonal() > 0).all():
             return torch.ones(len(products))
-        factors: Tensor = self._weighting(products / size)  # the factors are the same at any scale; its tolerances not
-        return factors
+        # the factors are the same at any scale, but the library's tolerances are not
+        factors: Tensor = self._weighting(products / products.trace())
+        return factors if factors.any() else torch.ones(len(products))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from models.balancer import Balancer, TrainingRates
+
+LIMIT = 20.0  # of log sigma^2
 
 
 class Uncertainty(Balancer):
@@ -37,6 +40,7 @@ class Uncertainty(Balancer):
         if losses.isfinite().all():
             self._log_variances.grad = 0.5 - (-self._log_variances).exp() * losses
             self._adam.step()
+            self._log_variances.clamp_(-LIMIT, LIMIT)  # a loss of 0 would draw its weight to infinity
             self._weights = (-self._log_variances).exp()
 
     def state_dict(self) -> dict[str, Any]:
@@ -45,4 +49,4 @@ class Uncertainty(Balancer):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self._log_variances.copy_(state["log_variances"])
-        self._adam.load_state_dict({**self._adam.state_dict(), "state": state["adam"]})
+        self._adam.load_state_dict({**self._adam.state_dict(), "state": deepcopy(state["adam"])})

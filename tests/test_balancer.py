@@ -101,3 +101,9 @@ def test_a_state_is_a_copy() -> None:
     other.load_state_dict(state)
     state["weights"].zero_()
     assert other.weights.tolist() == pytest.approx([0.7, 0.3])
+
+
+def test_a_task_whose_first_losses_are_zero_has_no_rate() -> None:
+    rates = TrainingRates(2, initial_steps=2)
+    for loss in (0.0, 0.0, 0.5, 0.7):
+        assert rates.update(torch.tensor([loss, 1.0])).tolist() == [1.0, 1.0]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from models.balancer import TASKS, Balancer
 from models.balancers import BALANCERS, BalanceSettings, build_balancer
+from models.gradnorm import UPDATES, GradNorm
 from models.surgery import METHODS
 
 SETTINGS = BalanceSettings(weights=(1.0, 0.1), alpha=0.5, history=[(1.8, 0.2), (1.6, 0.4)])
@@ -80,6 +82,18 @@ def test_settings_reach_the_rates_of_every_balancer() -> None:
         if name not in METHODS:
             settings = BalanceSettings((1.0, 0.1), initial_losses=(2.0, 3.0), history=[(1.0, 1.0)])
             assert build_balancer(name, settings).initial_losses.tolist() == [2.0, 3.0], name
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_settings_reach_gradnorm(update: str) -> None:
+    settings = BalanceSettings((1.0, 0.1), alpha=1.5, lr=0.003, update=update, initial_steps=2)
+    built = build_balancer("gradnorm", settings)
+    plain = GradNorm(alpha=1.5, lr=0.003, update=update, initial_steps=2)
+    assert train(built, 0, 20) == train(plain, 0, 20)
+    for other in ({"alpha": 0.0}, {"lr": 0.025}, {"initial_steps": 10}):
+        if update == "gradient" or "lr" not in other:  # the direct update has no learning rate
+            changed = build_balancer("gradnorm", replace(settings, **other))
+            assert train(changed, 0, 20) != train(build_balancer("gradnorm", settings), 0, 20), other
 
 
 def test_an_unknown_balancer_is_refused_with_the_known_names() -> None:

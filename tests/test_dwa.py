@@ -56,6 +56,21 @@ def test_losses_of_zero_and_epochs_without_a_step_leave_finite_weights() -> None
     torch.testing.assert_close(balancer.weights, torch.ones(2))
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_step_whose_losses_are_not_finite_does_not_count(bad: float) -> None:
+    balancer = DynamicWeightAverage(2)
+    epoch(balancer, [1.0, 1.0], [bad, 9.0])
+    epoch(balancer, [9.0, bad], [1.0, 4.0])
+    torch.testing.assert_close(balancer.weights, 2 * torch.softmax(torch.tensor([1.0, 4.0]) / 2, 0))
+
+
 def test_a_temperature_of_zero_is_refused() -> None:
     with pytest.raises(ValueError, match="temperature: expected a number above 0, got 0"):
         DynamicWeightAverage(2, 0)
+
+
+def test_no_task_is_left_without_weight() -> None:
+    balancer = DynamicWeightAverage(2)
+    epoch(balancer, [1.0, 1.0])
+    epoch(balancer, [1.0, 1000.0])
+    assert float(balancer.weights[0]) > 0

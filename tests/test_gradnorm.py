@@ -153,6 +153,9 @@ def test_a_step_without_usable_norms_is_counted_and_changes_nothing(norms: list[
     balancer.step(torch.tensor([math.nan, 0.5]), torch.tensor([1.0, 1.0]))
     assert torch.equal(balancer.weights, weights) and torch.equal(balancer.rates, rates)
     assert balancer.skipped == 2 and balancer.targets.isnan().all()
+    other = GradNorm()
+    other.load_state_dict(balancer.state_dict())
+    assert other.skipped == 2
 
 
 def test_no_weight_falls_to_zero() -> None:
@@ -208,3 +211,23 @@ def test_the_toys_last_line_is_the_ratio_of_the_sums(tmp_path: Path, capsys: pyt
     assert ratio == pytest.approx(best["gradnorm"] / best["equal"], abs=2e-3)
     assert lines[-1] == f"gradnorm/equal {ratio:.3f}"
     assert figure.stat().st_size > 10_000 and figure.with_suffix(".json").is_file()
+
+
+@pytest.mark.parametrize("norms", [[1e-6, 1e6], [1e-30, 1e10]])
+def test_the_direct_update_keeps_the_floor(norms: list[float]) -> None:
+    balancer = GradNorm(update="direct")
+    balancer.step(torch.ones(2), torch.tensor(norms))
+    assert balancer.weights.tolist() == pytest.approx([2.0, FLOOR], rel=1e-3)
+
+
+def test_two_that_were_loaded_from_one_state_do_not_disturb_each_other() -> None:
+    source, first, second = GradNorm(), GradNorm(), GradNorm()
+    source.step(torch.ones(2), torch.tensor([1.0, 3.0]))
+    state = source.state_dict()
+    first.load_state_dict(state)
+    for _ in range(5):
+        first.step(torch.ones(2), torch.tensor([9.0, 1.0]))
+    second.load_state_dict(state)
+    for balancer in (source, second):
+        balancer.step(torch.ones(2), torch.tensor([1.0, 3.0]))
+    assert second.weights.tolist() == source.weights.tolist()

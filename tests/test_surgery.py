@@ -44,6 +44,8 @@ def test_the_combined_gradient_opposes_no_task(method: str) -> None:
 def test_gradients_that_are_zero_or_not_finite_are_summed(method: str) -> None:
     assert factors(method, torch.zeros(2, 2)) == [1.0, 1.0]
     assert factors(method, torch.full((2, 2), math.nan)) == [1.0, 1.0]
+    assert factors(method, torch.tensor([[math.inf, 1.0], [1.0, 1.0]])) == [1.0, 1.0]
+    assert factors(method, torch.tensor([[1.0, math.nan], [math.nan, 1.0]])) == [1.0, 1.0]
 
 
 def test_heads_keep_their_weights() -> None:
@@ -63,3 +65,8 @@ def test_without_the_package_the_error_says_how_to_install_it(method: str, monke
 def test_an_unknown_method_is_refused() -> None:
     with pytest.raises(ValueError, match="method: expected one of pcgrad"):
         Surgery("nash", (1.0, 1.0))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_task_that_asks_nothing_does_not_silence_the_other(method: str) -> None:
+    assert factors(method, torch.tensor([[1.0, 0.0], [0.0, 0.0]])) == [1.0, 1.0]

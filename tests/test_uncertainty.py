@@ -41,3 +41,10 @@ def test_a_loss_that_is_not_finite_changes_nothing() -> None:
 def test_settings_out_of_range_are_refused(keywords: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="above 0"):
         Uncertainty(**keywords)  # type: ignore[arg-type]
+
+
+def test_a_loss_of_zero_draws_no_weight_to_infinity() -> None:
+    balancer = Uncertainty((1.0, 1.0), lr=1.0)
+    for _ in range(200):
+        balancer.step(torch.tensor([0.0, 1.0]), torch.ones(2))
+    assert balancer.weights.isfinite().all() and float(balancer.weights[0]) == pytest.approx(math.exp(20))
