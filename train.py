@@ -65,7 +65,7 @@ FLAGS = (
     Flag("data", "data/phantom.yaml", "dataset yaml"),
     Flag("hyp", "hyp/joint_training_rules.yaml", "hyperparameter yaml"),
     Flag("epochs", 100, "length of the training", int),
-    Flag("batch-size", 16, "frames a batch", int),
+    Flag("batch-size ba", 16, "frames a batch", int),
     Flag(IMGSZ, 640, "pixels of the frames' longer side", int),
     Flag("rect", False, "rectangular batches of frames of like shape, not shuffled"),
     Flag("resume", None, "go on with the latest run, or with the last.pt given", nargs="?", const=True),
@@ -88,9 +88,14 @@ FLAGS = (
     Flag("save-period", -1, "also keep a checkpoint every so many epochs", int),
     Flag("seed", None, "of all random numbers (hyp: seed; 0 if neither says)", int),
     Flag("strict-data", False, "any fault in a data file is an error"),
-    Flag("balance", None, "how the tasks are balanced (hyp: balance; static if neither says)", choices=[*BALANCERS]),
-    Flag("balance-from", "", "finished run whose mean weights --balance gradnorm_static keeps"),
-    Flag("interference-every", 50, "steps between two that compare the tasks over the whole trunk; 0: never", int),
+    Flag(
+        "balance",
+        None,
+        "how the tasks are balanced, see docs/training-strategy.md (hyp: balance; static if neither says)",
+        choices=[*BALANCERS],
+    ),
+    Flag("balance-from", "", "run folder, or its balance.csv, whose mean weights --balance gradnorm_static keeps"),
+    Flag("interference-every", 50, "compare the tasks over the whole trunk every so many steps; 0: never", int),
     BOOTSTRAP,
     Flag(
         "strict-groups",
@@ -295,7 +300,8 @@ def write_start(
     folder: Path, options: argparse.Namespace, hyp: Hyperparameters, parts: Parts, names: Sequence[str]
 ) -> None:
     """The files a run begins with: its settings, its data's faults, and what the data look like."""
-    (folder / "metrics.json").unlink(missing_ok=True)  # with --exist-ok, of an earlier run
+    for name in ("metrics.json", "balance.csv"):  # with --exist-ok, of an earlier run
+        (folder / name).unlink(missing_ok=True)
     settings = plain(dataclasses.asdict(hyp))
     write_text(folder / "hyp.yaml", yaml.safe_dump(settings, sort_keys=False))
     used = {**stored_options(options), **{name: settings[name] for name in FROM_HYP}, "save_dir": str(folder)}

@@ -24,11 +24,12 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.interference import joint_description
 from models.border import Cut, find_border
 from models.gradnorm import GradNorm
-from models.interference import StepGradients
+from models.step_gradients import StepGradients
 from models.yolo import Network
-from utils.config import ROOT, load_hyperparameters, load_yaml
+from utils.config import ROOT, load_hyperparameters
 from utils.devices import Compute, seed_everything, select_compute
 from utils.flags import COMMON, IMGSZ, Flag, parse
 from utils.log import progress, run_script
@@ -133,9 +134,7 @@ def main(options: argparse.Namespace) -> None:
     """Time the rounds and print the medians."""
     compute = select_compute(options.device, options.amp)
     seed_everything(0)
-    description = load_yaml(ROOT / "models" / f"yolov5{options.size}.yaml")
-    description["head"][-1][0] = options.view_layer
-    network = Network(description, view_dropout=0.0).train()
+    network = Network(joint_description(options.size, options.view_layer), view_dropout=0.0).train()
     network.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     steps = Steps(network, options.imgsz, options.batch_size, compute)
     seconds: dict[str, list[float]] = {name: [] for name in steps.ways}

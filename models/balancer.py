@@ -89,7 +89,12 @@ class Balancer:
     Args:
         weights: (T,) at the start, in the order of the tasks.
         rates: how fast each task learns; recorded at every step, whether or not the weights follow from it.
+
+    Attributes:
+        skipped: steps that could change no weight though they should have.
     """
+
+    skipped = 0
 
     def __init__(self, weights: Sequence[float], rates: TrainingRates | None = None) -> None:
         self._weights = torch.tensor(tuple(weights), dtype=torch.float32)
@@ -142,4 +147,5 @@ class Balancer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from :meth:`state_dict`."""
         self._weights = state["weights"].clone()
-        self._rates.load_state_dict(state["rates"])
+        if "rates" in state:  # checkpoints of version 0.1.0 had static weights alone
+            self._rates.load_state_dict(state["rates"])

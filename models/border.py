@@ -141,7 +141,7 @@ class Cut:
             weights: of the tasks.
             at_border: factors of the weighted gradients where they enter the trunk, see
                 :meth:`models.balancer.Balancer.at_border`.
-            scale: of the losses, such as the batch size, or a gradient scaler's.
+            scale: of the losses, such as the batch size; a gradient scaler's would be in it.
             by_layer: also take each task's gradient through the whole trunk, which costs a backward pass of it a task
                 and changes no gradient.
 

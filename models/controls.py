@@ -25,7 +25,8 @@ class Single(Balancer):
 class Detached(Balancer):
     """All heads learn, but only the first task's gradient enters the shared layers.
 
-    What the first task reaches is what it reaches alone; what the others reach is what its features hold for them.
+    What the first task reaches is what it reaches alone, what the others reach is what its features hold for them; but
+    for the clipping of gradients, whose norm is that of all parameters (``clip_grad_norm: 0`` leaves it out).
 
     Args:
         weights: (T,) of the tasks.

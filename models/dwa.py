@@ -12,7 +12,7 @@ from models.balancer import Balancer, TrainingRates
 
 
 class DynamicWeightAverage(Balancer):
-    """Weights T softmax(r / temperature), r_i = L_i(t - 1) / L_i(t - 2) of mean losses over epochs; 1 in the first two.
+    """Weights T softmax(r / temperature), r_i = L_i(t - 1) / L_i(t - 2) of mean losses over epochs; at first 1.
 
     Args:
         tasks: their number T.

@@ -59,7 +59,7 @@ class GradNorm(Balancer):
             raise ValueError(f"weights: expected {len(tasks)} positive numbers, got {weights}")
         rates = TrainingRates(len(tasks), initial_steps, initial_losses, smoothing, limits)
         super().__init__(_to_sum(start).tolist(), rates)
-        self.alpha, self.update, self.skipped = alpha, update, 0
+        self.alpha, self.update = alpha, update
         self._adam = torch.optim.Adam([self._weights], lr=lr)
         self._targets = torch.full_like(self._weights, math.nan)
 

@@ -1,4 +1,4 @@
-"""The mean weights of a finished GradNorm training, held fixed (arXiv 1711.02257, section 5.3)."""
+"""The mean weights of a finished GradNorm training, held fixed (arXiv 1711.02257, sections 5.2 and 5.3)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from models.balancer import Balancer, TrainingRates
 class GradNormStatic(Balancer):
     """Weights that are the mean over a finished training's steps, brought to sum T.
 
-    The paper finds that this mean is near the best fixed weights, which tells what GradNorm chose from what its
-    adapting adds.
+    The paper finds this mean near the best fixed weights. A training with it separates what GradNorm's weights are
+    worth from what adapting them adds.
 
     Args:
         history: (steps, T) the weights of that training, step by step.

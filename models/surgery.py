@@ -1,8 +1,9 @@
-"""Gradient surgery: conflicting gradients are combined into one that harms neither, by the library torchjd.
+"""Gradient surgery: the tasks' gradients are combined by factors that lessen their conflict, by the library torchjd.
 
-The methods combine the tasks' gradients from their inner products alone. They are applied where the gradients enter the
-shared layers, batch by batch: gradients at features stand for those at the shared weights, as in MGDA-UB (arXiv
-1810.04650). Heads learn from their own task's weighted gradient.
+The factors follow from the gradients' inner products. They are taken where the gradients enter the shared layers, batch
+by batch: gradients at features stand for those at the shared weights, as in MGDA-UB (arXiv 1810.04650). There the
+combined gradient of ``pcgrad``, ``upgrad`` and ``mgda`` opposes no task. Heads learn from their own task's weighted
+gradient.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "upgrad": ("UPGradWeighting", {}),  # arXiv 2406.16232
     "mgda": ("MGDAWeighting", {}),  # arXiv 1810.04650
 }
-INSTALL = 'pip install "torchjd[quadprog-projector,cagrad]"'
+INSTALL = 'pip install "torchjd[quadprog-projector,cagrad]>=0.18"'
 
 
 class Surgery(Balancer):
     """The tasks' gradients, weighted, are combined at the border by a method's factors.
 
-    The sum of the factors is the method's own (1 for ``mgda`` and ``imtl_g``), so the learning rate of the shared
-    layers differs between methods by a factor of about the number of tasks.
+    The sum of the factors is the method's own: for two tasks 1 for ``mgda`` and ``imtl_g``, about 1 for ``upgrad``, 1.5
+    or more for ``cagrad``, 2 or more for ``pcgrad``; a plain sum has 2. So the shared layers' effective rate differs.
 
     Args:
         method: a name from :data:`METHODS`.
@@ -50,7 +51,7 @@ class Surgery(Balancer):
             from torchjd import aggregation
 
             self._weighting = getattr(aggregation, name)(**arguments)
-        except ImportError as error:
+        except (ImportError, AttributeError) as error:  # older versions lack some of the names
             raise ImportError(f"{method} needs the package torchjd: {INSTALL}") from error
 
     def at_border(self, gramian: Callable[[], Tensor]) -> Tensor:
@@ -58,7 +59,7 @@ class Surgery(Balancer):
 
         A batch without a labelled view has a gradient of zero for it, which ``mgda`` would take for the whole answer.
         """
-        products = gramian().detach().double().cpu()
+        products = gramian().detach().cpu().double()
         if not products.isfinite().all():
             return torch.ones(len(products))
         if not (products.diagonal() > 0).all():

@@ -15,7 +15,7 @@ LIMIT = 20.0  # of log sigma^2
 
 
 class Uncertainty(Balancer):
-    """Weights exp(-s_i), where s_i = log sigma_i^2 minimises exp(-s_i) L_i + s_i / 2 (equation 10).
+    """Weights exp(-s_i), where Adam moves s_i = log sigma_i^2 to lower exp(-s_i) L_i + s_i / 2 (equation 10).
 
     Both losses are taken as a classification's: the detection loss is two parts cross-entropy, and its third has no
     Gaussian noise that the form for regressions could mean. A loss that stays at L comes to the weight 1 / (2 L). The

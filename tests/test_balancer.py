@@ -107,3 +107,9 @@ def test_a_task_whose_first_losses_are_zero_has_no_rate() -> None:
     rates = TrainingRates(2, initial_steps=2)
     for loss in (0.0, 0.0, 0.5, 0.7):
         assert rates.update(torch.tensor([loss, 1.0])).tolist() == [1.0, 1.0]
+
+
+def test_a_state_without_rates_as_the_first_version_wrote_it_is_taken() -> None:
+    balancer = Balancer((1.0, 1.0))
+    balancer.load_state_dict({"weights": torch.tensor([1.0, 0.1])})
+    assert balancer.weights.tolist() == pytest.approx([1.0, 0.1]) and balancer.rates.tolist() == [1.0, 1.0]

@@ -46,7 +46,9 @@ def single(place: Path) -> Path:
 
 
 def test_the_default_is_gradnorm_and_leaves_its_files(gradnorm: Path) -> None:
-    assert yaml.safe_load((gradnorm / "hyp.yaml").read_text())["balance"] == "gradnorm"
+    hyp = yaml.safe_load((gradnorm / "hyp.yaml").read_text())
+    alpha = hyp["gradnorm_alpha"]
+    assert hyp["balance"] == "gradnorm"
     assert yaml.safe_load((gradnorm / "opt.yaml").read_text())["balance"] == "gradnorm"
     for name in ("gradnorm_weight_evolution.png", "gradnorm_analysis.png"):
         assert (gradnorm / name).stat().st_size > 10_000
@@ -55,7 +57,9 @@ def test_the_default_is_gradnorm_and_leaves_its_files(gradnorm: Path) -> None:
     assert {row["epoch"] for row in rows} == {0.0, 1.0}
     for row in rows:
         assert row["weight/det"] + row["weight/view"] == pytest.approx(2.0, abs=1e-4)
-        assert row["target/det"] == row["target/view"] or row["rate/det"] != 1
+        assert row["target/det"] / row["rate/det"] ** alpha == pytest.approx(
+            row["target/view"] / row["rate/view"] ** alpha
+        )
         assert -1 <= row["cosine/weight"] <= 1 and -1 <= row["cosine/features"] <= 1
         assert math.isfinite(row["norm/det"]) and row["norm/view"] > 0
     first, moved = rows[0], rows[1]
@@ -180,11 +184,19 @@ def test_a_detector_alone_has_nothing_to_balance(place: Path) -> None:
 @pytest.mark.parametrize(
     ("keywords", "words"),
     [
-        ({"balance": "gradnorm_static"}, "--balance gradnorm_static and --balance-from: expected both"),
-        ({"balance": "static", "balance_from": "x"}, "expected both"),
+        ({"balance": "gradnorm_static"}, "--balance gradnorm_static needs --balance-from RUN"),
+        ({"balance": "static", "balance_from": "x"}, "got balance static and --balance-from 'x'"),
         ({"balance": "gradnorm_static", "balance_from": "no/such/run"}, "no/such/run: expected the balance.csv"),
-        ({"balance": "gradnorm", "freeze": [10]}, "--freeze: expected model.9.cv2.conv.weight to be trained"),
-        ({"balance": "equal", "hyp": "detection_only.yaml"}, "expected static where classification_enabled is false"),
+        (
+            {"balance": "gradnorm", "freeze": [10]},
+            "balance: gradnorm .*model.9.cv2.conv.weight is frozen; take --balance static",
+        ),
+        ({"balance": "pcgrad", "freeze": [10]}, "balance: pcgrad combines .* none is trained; take --balance static"),
+        ({"balance": "single_det", "freeze": [25]}, "balance: single_det: expected some layer left to train"),
+        (
+            {"balance": "equal", "hyp": "detection_only.yaml"},
+            "balance equal: expected static with detection_only.yaml, where classification_enabled",
+        ),
         ({"interference_every": -1}, "--interference-every: expected at least 0, got -1"),
     ],
     ids=str,
@@ -201,7 +213,7 @@ def test_hyp_values_out_of_range_are_refused_in_one_line(place: Path) -> None:
     hyp = _hyp(place / "update.yaml", gradnorm_update="newton")
     line = fail("train.py", *SMALL, place / "tiny-yolov5n.yaml", "--data", place / "small.yaml", "--hyp", hyp,
                 "--project", place / "runs", "--name", "refused")  # fmt: skip
-    assert "gradnorm" in line and "expected one of gradient, direct, got 'newton'" in line
+    assert "update.yaml: gradnorm_update: expected one of gradient, direct, got 'newton'" in line
 
 
 def test_the_first_losses_may_be_those_of_chance(place: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -34,6 +35,17 @@ def tiny_network(seed: int = 0) -> Network:
 
 def schedule(accumulate: int = 1, epochs: int = 2) -> Schedule:
     return Schedule(0.01, 0.1, epochs, False, 0, 0.1, 0.8, 0.9, accumulate)
+
+
+class Spy(Balancer):
+    """Keeps what it is shown: losses and norms of each step."""
+
+    def __init__(self, weights: tuple[float, ...]) -> None:
+        super().__init__(weights)
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def step(self, losses: Tensor, grad_norms: Tensor) -> None:
+        self.seen.append((losses.clone(), grad_norms.clone()))
 
 
 def parts(network: Network) -> tuple[JointLoss, torch.optim.Optimizer, RunningMean]:
@@ -96,30 +108,43 @@ def test_a_gradient_that_is_not_finite_changes_no_weight_and_is_counted(
 
     monkeypatch.setattr(JointLoss, "__call__", poisoned)
     loader = build_loader(dataset, 8, 0)
-    result = train_one_epoch(network, loader, criterion, optimizer, Balancer((1.0, 0.2)), mean, schedule(), CPU, 0)
+    rows: list[dict[str, float]] = []
+    spy = Spy((1.0, 0.2))
+    result = train_one_epoch(
+        network, loader, criterion, optimizer, spy, mean, schedule(), CPU, 0, record=rows.append, interference_every=1
+    )
     assert result.skipped == len(loader)
+    assert not spy.seen and not rows  # what did not happen is neither balanced nor recorded
     assert mean.updates == 0
     for name, parameter in network.named_parameters():
         assert torch.equal(parameter, before[name]), name
 
 
-def test_the_balancer_sees_unweighted_losses_once_a_step(dataset: EchoDataset) -> None:
-    class Spy(Balancer):
-        seen: list[Tensor]
-
-        def step(self, losses: Tensor, grad_norms: Tensor) -> None:
-            self.seen.append(losses.clone())
-
+def test_the_balancer_sees_unweighted_losses_and_norms_once_a_step(dataset: EchoDataset) -> None:
     network = tiny_network()
     criterion, optimizer, mean = parts(network)
+    plain = copy.deepcopy(network).train()
     spy = Spy((1.0, 0.2))
-    spy.seen = []
-    loader = build_loader(dataset, 4, 0)
-    result = train_one_epoch(network, loader, criterion, optimizer, spy, mean, schedule(2), CPU, 0)
+    loader = build_loader(dataset, 5, 0)
+    still = replace(schedule(2), lr0=0.0)  # so that the plain network below stays the same one
+    train_one_epoch(network, loader, criterion, optimizer, spy, mean, still, CPU, 0)
+    assert len(dataset) % 5, "the last batch should be smaller for this test"
     assert len(spy.seen) == math.ceil(len(loader) / 2)
-    if len(loader) % 2 == 0:
-        detection = sum(result.losses[:3])
-        assert torch.stack(spy.seen).mean(0)[0].item() == pytest.approx(detection, rel=1e-4)
+    weight = plain.get_parameter("model.9.cv2.conv.weight")
+    batches = list(loader)
+    for number, (losses, norms) in enumerate(spy.seen):
+        group = batches[2 * number : 2 * number + 2]
+        frames = sum(len(batch.images) for batch in group)
+        expected, gradients = torch.zeros(2), [torch.zeros_like(weight), torch.zeros_like(weight)]
+        for batch in group:
+            output = plain((batch.images.float() / 255).to(memory_format=torch.channels_last))
+            tasks = criterion(output.raw, output.view, batch.boxes, batch.views).by_task()
+            for i, loss in enumerate(tasks):
+                (gradient,) = torch.autograd.grad(loss, weight, retain_graph=True)
+                expected[i] += len(batch.images) / frames * loss.detach()
+                gradients[i] += len(batch.images) / frames * gradient
+        torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(norms, torch.stack([g.norm() for g in gradients]), rtol=1e-3, atol=1e-6)
 
 
 def test_multi_scale_sizes_are_whole_strides_and_depend_on_seed_and_iteration_alone() -> None:

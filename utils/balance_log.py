@@ -44,8 +44,12 @@ class BalanceLog:
         if not self._columns:
             self._columns = list(row)
             text = _lines(self._columns, [], header=True)
-        self._file.write(text + _lines(self._columns, [row], header=False))
-        self._file.flush()
+        try:
+            self._file.write(text + _lines(self._columns, [row], header=False))
+            self._file.flush()
+        except OSError as error:  # a full disk does not say where
+            error.filename = error.filename or str(self._path)
+            raise
         self._new.append(dict(row))
 
     def flush(self) -> Rows:
@@ -93,12 +97,15 @@ def read_balance(path: Path) -> Rows:
     header, *cells = lines
     if header[:2] != list(COLUMNS):
         raise InputError(f"{path}: expected columns epoch, step, ..., got {','.join(header[:2])[:60]!r}")
-    try:
-        return [
-            {name: float(cell) if cell else math.nan for name, cell in zip(header, row, strict=True)} for row in cells
-        ]
-    except ValueError as error:
-        raise InputError(f"{path}: expected rows of {len(header)} numbers: {error}") from error
+    rows = []
+    for number, row in enumerate(cells, 2):
+        if len(row) != len(header):
+            raise InputError(f"{path}:{number}: expected {len(header)} numbers, got {len(row)}")
+        try:
+            rows.append({name: float(cell or "nan") for name, cell in zip(header, row, strict=True)})
+        except ValueError as error:
+            raise InputError(f"{path}:{number}: expected numbers: {error}") from error
+    return rows
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,8 @@ class BalanceSummary:
         steps: of the optimizer.
         compared: steps in which both tasks had a gradient at W.
         conflicting: share of these in which the two point against each other (cosine < 0).
-        conflicting_features: the same at the features that both branches read.
+        cosine: mean over them; unrelated gradients conflict in half of all steps, at cosines near 0.
+        conflicting_features: the same share at the features that both branches read.
         norm_ratio: geometric mean over the steps of ||dL_view/dW|| / ||dL_det/dW||, both unweighted.
         weights, mean_weights: of detection and view: at the last step, and over all steps.
     """
@@ -119,6 +127,7 @@ class BalanceSummary:
     steps: int
     compared: int
     conflicting: float
+    cosine: float
     conflicting_features: float
     norm_ratio: float
     weights: tuple[float, ...]
@@ -131,11 +140,14 @@ class BalanceSummary:
         with np.errstate(divide="ignore", invalid="ignore"):
             logs = np.log(column(rows, "norm/view") / column(rows, "norm/det"))
         known = logs[np.isfinite(logs)]
+        cosines = column(rows, "cosine/weight")
+        known_cosines = cosines[np.isfinite(cosines)]
         return cls(
             balance=balance,
             steps=len(rows),
-            compared=int(np.isfinite(column(rows, "cosine/weight")).sum()),
-            conflicting=_share_negative(column(rows, "cosine/weight")),
+            compared=len(known_cosines),
+            conflicting=_share_negative(cosines),
+            cosine=float(known_cosines.mean()) if len(known_cosines) else math.nan,
             conflicting_features=_share_negative(column(rows, "cosine/features")),
             norm_ratio=float(np.exp(known.mean())) if len(known) else math.nan,
             weights=tuple(weights[-1].tolist()),
@@ -147,12 +159,13 @@ class BalanceSummary:
         det, view = (f"{weight:.3g}" for weight in self.weights)
         text = f"Balance ({self.balance}): final weights {det} for detection and {view} for the view"
         if not self.compared:
-            return f"{text}; the tasks were not compared: not both had a gradient at the last shared layer"
+            return f"{text}; the tasks were not compared: only one had a gradient at the last shared layer"
         times = f"{self.norm_ratio:.2g}" if self.norm_ratio < 100 else f"{self.norm_ratio:.0f}"
         pulled = "would have pulled" if self.balance == "detached" else "pulled"
         return (
             f"{text}; in {100 * self.conflicting:.0f}% of {self.compared} steps the tasks {pulled} the last shared "
-            f"layer in opposing directions, the view's gradient {times} times as large as detection's (unweighted)"
+            f"layer in opposing directions (mean cosine {self.cosine:.2f}), the view's gradient {times} times as large "
+            "as detection's (unweighted)"
         )
 
 

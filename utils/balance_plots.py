@@ -26,7 +26,7 @@ FEW = 30  # points, up to which a line marks them
 MOST_MARKS = 60  # of the cosine over the trunk
 LEGEND_ROW = 0.085  # of the axes' height
 # Colours and, where they are not seen, styles tell the lines apart.
-TASKS = {"det": ("detection", COLOURS[0], "-"), "view": ("view", COLOURS[1], "--")}
+LOOKS = {"det": ("detection", COLOURS[0], "-"), "view": ("view", COLOURS[1], "--")}
 COSINES = {"weight": ("at W", COLOURS[2], "-"), "features": ("features", COLOURS[3], "--")}
 
 
@@ -125,7 +125,7 @@ def _step_label(rows: Rows) -> str:
 
 
 def _losses(axes: Axes, rows: Rows) -> None:
-    for task, (name, colour, style) in TASKS.items():
+    for task, (name, colour, style) in LOOKS.items():
         initial = _finite(rows, f"initial_loss/{task}")
         known = initial[initial > 0]
         if len(known):  # the last: L(0) is the mean of several losses, and settled only after them
@@ -137,9 +137,9 @@ def _losses(axes: Axes, rows: Rows) -> None:
 
 def _norms(axes: Axes, rows: Rows) -> None:
     """Bold what enters the trunk, w n; thin the norms as they are; dotted what w n is drawn to."""
-    targets = [_positive(rows, f"target/{task}") for task in TASKS]
+    targets = [_positive(rows, f"target/{task}") for task in LOOKS]
     shared = np.array_equal(targets[0], targets[1], equal_nan=True)  # as at alpha 0
-    for i, (task, (name, colour, style)) in enumerate(TASKS.items()):
+    for i, (task, (name, colour, style)) in enumerate(LOOKS.items()):
         norm = _positive(rows, f"norm/{task}")
         weighted = _positive(rows, f"weight/{task}") * norm
         _single_steps(axes, rows, weighted, colour)
@@ -168,7 +168,7 @@ def _log_scale(axes: Axes) -> None:
 
 def _weights(axes: Axes, rows: Rows) -> None:
     steps = column(rows, "step")
-    for task, (name, colour, style) in TASKS.items():
+    for task, (name, colour, style) in LOOKS.items():
         weights = _finite(rows, f"weight/{task}")
         known, shown = weights[np.isfinite(weights)], _extremes(weights)
         if len(known):

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from models.balancer import TASKS, Balancer
 from models.balancers import BALANCERS, BalanceSettings, build_balancer
 from models.border import find_border
+from models.gradnorm import UPDATES
+from models.surgery import METHODS
 from models.yolo import Network
 from utils.balance_log import column, read_balance
 from utils.config import Hyperparameters
 from utils.log import InputError
 from utils.loss import JointLoss
+
+SINGLE = {"single_det": 0, "single_view": 1}  # name -> branch that learns
 
 
 def check_balance(hyp: Hyperparameters, source: str, finished: str) -> None:
@@ -27,11 +33,16 @@ def check_balance(hyp: Hyperparameters, source: str, finished: str) -> None:
     if hyp.balance not in BALANCERS:
         raise InputError(f"{source}: balance: expected one of {', '.join(BALANCERS)}, got {hyp.balance!r}")
     if hyp.balance != "static" and not hyp.classification_enabled:
-        raise InputError(
-            f"{source}: balance: expected static where classification_enabled is false, got {hyp.balance!r}"
-        )
+        raise InputError(f"balance {hyp.balance}: expected static with {source}, where classification_enabled is false")
     if (hyp.balance == "gradnorm_static") != bool(finished):
-        raise InputError("--balance gradnorm_static and --balance-from: expected both, or neither")
+        raise InputError(
+            "--balance gradnorm_static needs --balance-from RUN, and nothing else takes it; "
+            f"got balance {hyp.balance} and --balance-from {finished!r}"
+        )
+    if hyp.gradnorm_update not in UPDATES:
+        raise InputError(
+            f"{source}: gradnorm_update: expected one of {', '.join(UPDATES)}, got {hyp.gradnorm_update!r}"
+        )
 
 
 def choose_balancer(
@@ -44,13 +55,11 @@ def choose_balancer(
         resumed: its state is to be restored, so that ``finished`` is not read.
 
     Raises:
-        InputError: settings out of range, a package that is not installed, and what GradNorm measures at is frozen.
+        InputError: settings out of range, a package that is not installed, and what it works on is frozen.
     """
     if criterion.view is None:
         return Balancer((1.0,))
-    weight = find_border(network).weight
-    if hyp.balance == "gradnorm" and not (weight and network.get_parameter(weight).requires_grad):
-        raise InputError(f"--freeze: expected {weight} to be trained, where GradNorm measures the gradients")
+    _check_trained(network, hyp.balance)
     history = [(1.0, 1.0)] if resumed else weight_history(finished) if finished else []
     settings = BalanceSettings(
         weights=(1.0, hyp.classification_weight), alpha=hyp.gradnorm_alpha, lr=hyp.gradnorm_lr,
@@ -63,6 +72,24 @@ def choose_balancer(
         raise InputError(f"balance: {hyp.balance}: {error}") from error
 
 
+def _check_trained(network: Network, balance: str) -> None:
+    """Refuse a balancer that would have nothing to do, because what it works on is frozen or not there."""
+    border = find_border(network)
+    trained = [index for index, layer in enumerate(network.model) if any(p.requires_grad for p in layer.parameters())]
+    shared = set(border.shared) & set(trained)
+    if balance == "gradnorm" and not (border.weight and network.get_parameter(border.weight).requires_grad):
+        where = f"{border.weight} is frozen" if border.weight else "the tasks share no convolution"
+        raise InputError(
+            f"balance: gradnorm measures gradients at the last shared weight, but {where}; take --balance static"
+        )
+    if balance in METHODS and not shared:
+        raise InputError(
+            f"balance: {balance} combines gradients in shared layers, but none is trained; take --balance static"
+        )
+    if balance in SINGLE and not shared | (set(border.branches[SINGLE[balance]]) & set(trained)):
+        raise InputError(f"balance: {balance}: expected some layer left to train, got all of that task frozen")
+
+
 def weight_history(finished: str) -> list[tuple[float, ...]]:
     """The tasks' weights at each step of a training, from its run's folder or its balance.csv.
 
@@ -70,7 +97,11 @@ def weight_history(finished: str) -> list[tuple[float, ...]]:
         InputError: no such file, something else in it, or no step.
     """
     path = Path(finished).expanduser()
-    rows = read_balance(path / "balance.csv" if path.is_dir() else path)
-    if not rows:
-        raise InputError(f"--balance-from {finished}: expected a training of at least one step, got none")
-    return list(zip(*(column(rows, f"weight/{task}").tolist() for task in TASKS), strict=True))
+    path = path / "balance.csv" if path.is_dir() else path
+    rows = read_balance(path)
+    weights = np.array([column(rows, f"weight/{task}") for task in TASKS]).T
+    if not len(rows) or not np.isfinite(weights).all():
+        raise InputError(
+            f"{path}: expected weight/det and weight/view in each of one or more rows, got {len(rows)} rows"
+        )
+    return [tuple(row) for row in weights.tolist()]

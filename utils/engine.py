@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from models.balancer import TASKS, Balancer
 from models.border import Cut, find_border
-from models.interference import StepFigures, StepGradients
+from models.step_gradients import StepFigures, StepGradients
 from models.yolo import Network, fused
 from utils.boxes import non_max_suppression, scale_boxes, xywh_to_xyxy
 from utils.dataset import Batch
@@ -112,13 +112,14 @@ def train_one_epoch(
         tasks = losses.by_task()
         gradients = cut.backward(tasks, weights.tolist(), balancer.at_border, len(images), whole)
         step.add(torch.stack(tasks), gradients, len(images), len(images))
+        del cut, losses, tasks, gradients  # what they hold of the graph is not to outlast the next forward pass
         waiting += 1
         if waiting >= rates.accumulate or number == len(loader) - 1:
+            figures = step.figures()
             norm = nn.utils.clip_grad_norm_(parameters, clip_grad_norm or math.inf)
             if norm.isfinite():
                 optimizer.step()
                 running_mean.update(network)
-                figures = step.figures()
                 balancer.step(figures.losses, figures.norms)
                 if record is not None:
                     layers = border.shared if interference_every else ()

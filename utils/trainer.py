@@ -179,6 +179,10 @@ def fit(
     logger.close()
     if balance is not None:
         balance.close()
+    if learner.balancer.skipped:
+        LOGGER.warning(
+            "%d steps changed no task's weight: a gradient norm was 0 or not finite", learner.balancer.skipped
+        )
     if evaluation is None:
         evaluation = _validate(learner, val_loader, plan, compute)
     outcomes.save(plan.outcomes, outcomes.outcomes_of(evaluation, val_set, plan.view_names))

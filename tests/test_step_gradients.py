@@ -1,4 +1,4 @@
-"""models.interference: sums over batches, cosines by hand, and the same figures in every process."""
+"""models.step_gradients: sums over batches, cosines by hand, and the same figures in every process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from models.border import Gradients, find_border
 from models.gradnorm import GradNorm
-from models.interference import StepFigures, StepGradients, averaged, cosine
+from models.step_gradients import StepFigures, StepGradients, averaged, cosine
 from tests.test_border import batch, cut_step, losses_of, network_with_view_on
 
 
