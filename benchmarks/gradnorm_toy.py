@@ -8,10 +8,10 @@ variance 10 and eps_i of 3.5; a trunk of four layers of 100 ReLU units carries a
 the tasks of L / L(0) on held-out data, for equal weights and for GradNorm at each learning rate; each method counts at
 the best of its rates. Draws that sum and the weights over the steps, and writes json beside the figure.
 
-What the paper leaves open is chosen here, and decides: x has a length near 1, Adam a constant rate, the trunk He's
-initial weights, the heads torch's. Then the trunk's restlessness for the large task keeps the small one from being
-learned, and GradNorm mends that. Where the rate falls to 0 (--decay), or heads begin with larger weights, equal weights
-do as well or better, since Adam's steps do not depend on a loss's scale.
+What the paper leaves open is chosen here, and the outcome depends on it: x has a length near 1, Adam a constant rate,
+the trunk He's initial weights, the heads torch's. Then the trunk's restlessness for the large task keeps the small one
+from being learned, and GradNorm mends that. Where the rate falls to 0 (--decay), or heads begin with larger weights,
+equal weights do as well or better, since Adam's steps do not depend on a loss's scale.
 """
 
 from __future__ import annotations

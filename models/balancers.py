@@ -27,7 +27,7 @@ class BalanceSettings:
     """
 
     weights: tuple[float, ...]
-    alpha: float = 0.0
+    alpha: float = 1.5
     lr: float = 0.025
     update: str = "gradient"
     initial_steps: int = 10

@@ -189,9 +189,9 @@ def test_a_detector_alone_has_nothing_to_balance(place: Path) -> None:
         ({"balance": "gradnorm_static", "balance_from": "no/such/run"}, "no/such/run: expected the balance.csv"),
         (
             {"balance": "gradnorm", "freeze": [10]},
-            "balance: gradnorm .*model.9.cv2.conv.weight is frozen; take --balance static",
+            "but model.9.cv2.conv.weight is frozen; take --balance static",
         ),
-        ({"balance": "pcgrad", "freeze": [10]}, "balance: pcgrad combines .* none is trained; take --balance static"),
+        ({"balance": "pcgrad", "freeze": [10]}, "pcgrad combines gradients in shared layers, but none is trained"),
         ({"balance": "single_det", "freeze": [25]}, "balance: single_det: expected some layer left to train"),
         (
             {"balance": "equal", "hyp": "detection_only.yaml"},

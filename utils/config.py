@@ -81,7 +81,7 @@ class Hyperparameters:
     clahe: float = _ranged(0, 100, default=0.0)
     sharpen: float = _ranged(0, 10, default=0.0)
     balance: str = "static"  # a name from models.balancers.BALANCERS
-    gradnorm_alpha: float = _ranged(0, 10, default=0.0)
+    gradnorm_alpha: float = _ranged(0, 10, default=1.5)
     gradnorm_lr: float = _ranged(1e-6, 1, default=0.025)
     gradnorm_update: str = "gradient"  # or "direct"
     gradnorm_initial_steps: int = _ranged(1, default=10)  # whose mean losses are L(0)
