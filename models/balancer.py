@@ -146,6 +146,6 @@ class Balancer:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from :meth:`state_dict`."""
-        self._weights = state["weights"].clone()
-        if "rates" in state:  # checkpoints of version 0.1.0 had static weights alone
+        self._weights = state["weights"][: len(self._weights)].clone()
+        if "rates" in state:  # earlier checkpoints had static weights alone, and two of them for one task, too
             self._rates.load_state_dict(state["rates"])

@@ -113,3 +113,6 @@ def test_a_state_without_rates_as_the_first_version_wrote_it_is_taken() -> None:
     balancer = Balancer((1.0, 1.0))
     balancer.load_state_dict({"weights": torch.tensor([1.0, 0.1])})
     assert balancer.weights.tolist() == pytest.approx([1.0, 0.1]) and balancer.rates.tolist() == [1.0, 1.0]
+    detector = Balancer((1.0,))
+    detector.load_state_dict({"weights": torch.tensor([1.0, 0.1])})
+    assert detector.weights.tolist() == [1.0]
