@@ -110,7 +110,8 @@ def trained(folder: Path, data: str, epochs: int, **keywords: Any) -> dict[str, 
     """metrics.json of a small training."""
     run = train.run(
         data=str(folder / data), cfg=str(folder / "tiny-yolov5n.yaml"), imgsz=96, batch_size=8, epochs=epochs,
-        optimizer="Adam", balance="static", project=str(folder / "runs"), noplots=True, noval=True, bootstrap=300, **keywords,
+        optimizer="Adam", balance="static", project=str(folder / "runs"), noplots=True, noval=True, bootstrap=300,
+        **keywords,
     )  # fmt: skip
     content: dict[str, Any] = json.loads((run / "metrics.json").read_text())
     return content
