@@ -15,16 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
+from models.balancer import Balancer
 from models.balancers import BALANCERS
+from models.dual import Trainable
 from models.yolo import Network
-from utils import checkpoint, outcomes
+from utils import checkpoint
 from utils.anchors import GOOD_RECALL, box_sizes, find_anchors, recall
-from utils.assessment import assess
 from utils.augment import changes_meaning
-from utils.balance_log import BalanceSummary, read_balance
-from utils.balance_plots import write_balance_figures
 from utils.balancing import check_balance, choose_balancer
 from utils.complexity import log_summary
 from utils.config import (
@@ -35,26 +33,22 @@ from utils.config import (
     from_root,
     hyperparameters_from,
     load_yaml,
-    plain,
 )
 from utils.crossval import cross_validate
-from utils.dataset import EchoDataset, EpochSampler, build_loader
+from utils.dataset import EchoDataset, build_loader
 from utils.devices import seed_everything, select_compute
 from utils.engine import MultiScale, Thresholds
-from utils.files import new_run_folder, write_json, write_text
-from utils.flags import BOOTSTRAP, COMMON, IMGSZ, Flag, check_range, from_keywords, parse
+from utils.files import new_run_folder
+from utils.flags import BOOTSTRAP, COMMON, IMGSZ, THREADS, Flag, check_range, from_keywords, parse
 from utils.frames import CACHE_MODES
 from utils.log import LOGGER, InputError, run_script
 from utils.loss import JointLoss
 from utils.optim import OPTIMIZERS, RunningMean, build_optimizer
 from utils.parts import Parts, checked_dataset, open_parts
-from utils.pictures import write_batch_pictures, write_training_pictures
-from utils.plots import plot_labels, plot_results
-from utils.report import metrics, write_figures
 from utils.resume import latest_checkpoint, resumed_options
+from utils.run_folder import FROM_HYP, stored_options, write_end, write_start
 from utils.schedule import Schedule, accumulation, warmup_iterations
-from utils.table import table
-from utils.trainer import Learner, Outcome, Plan, fit, restore
+from utils.trainer import Learner, Plan, fit, restore, validate
 
 ONE_PROCESS = "this program trains in one process"
 NO_TRACKER = "runs are logged to files and TensorBoard only"
@@ -79,6 +73,7 @@ FLAGS = (
     Flag("single-cls", False, "take all boxes as one class"),
     Flag("optimizer", "SGD", "", choices=OPTIMIZERS),
     Flag("workers", 8, "processes that load frames, at most one a core; none for cached frames as they are", int),
+    THREADS,
     Flag("project", "runs/train", "folder of the runs"),
     Flag("name", "exp", "folder of this run"),
     Flag("cos-lr", False, "half a cosine for the learning rate (hyp: cos_lr)"),
@@ -115,7 +110,6 @@ FLAGS = (
     Flag("bbox_interval", None, "", refused=NO_TRACKER),
     Flag("artifact_alias", None, "", refused=NO_TRACKER),
 )
-FROM_HYP = ("balance", "cos_lr", "label_smoothing", "patience", "seed")  # flags that a hyp file may set, too
 
 
 def main(options: argparse.Namespace) -> Path:
@@ -131,15 +125,17 @@ def train(options: argparse.Namespace, resumed: checkpoint.Checkpoint | None = N
     """One training, or the rest of one; returns the run's folder."""
     check_range(options, "interference_every", 0)
     hyp = resumed.hyp if resumed else merged_hyperparameters(options)
-    compute = select_compute(options.device, options.amp)
+    if not resumed:
+        check_balance(hyp, options.hyp, options.balance_from)
+    compute = select_compute(options.device, options.amp, options.threads)
     seed_everything(hyp.seed)
     config = checked_dataset(options, hyp)
     start = resumed
     if options.weights and not resumed:
         start = checkpoint.read(Path(options.weights).expanduser())
-    network = resumed.build() if resumed else build_network(config, options, hyp, start)
+    network = build_network(config, options, hyp, start) if resumed is None else Network(resumed.content["description"])
     freeze(network, options.freeze)
-    parts = open_parts(config, options, hyp, network.max_stride, start)
+    parts = open_parts(config, options, hyp, network.max_stride, [start] if start else [])
     if not options.noautoanchor and not resumed:
         fit_anchors(network, parts.train, hyp, parts.image_size)
     log_summary(network, parts.image_size)
@@ -149,23 +145,22 @@ def train(options: argparse.Namespace, resumed: checkpoint.Checkpoint | None = N
         parts.train, options.batch_size, options.workers, hyp.seed, not options.rect, compute.device.type == "cuda"
     )
     val_loader = build_loader(parts.val, options.batch_size * 2, options.workers)
-    learner = build_learner(network, hyp, options, len(train_loader), parts.image_size, bool(resumed))
+    criterion = JointLoss.of(network, hyp, parts.image_size)
+    balancer = choose_balancer(network, hyp, criterion, options.balance_from, bool(resumed))
+    learner = build_learner(network, hyp, options, len(train_loader), criterion, balancer, options.optimizer)
     # what can be wrong with the input has been found by now: only then is there a folder
     project = from_root(options.project)
     folder = resumed.path.parents[1] if resumed else new_run_folder(project, options.name, options.exist_ok)
     LOGGER.info("Run: %s (%s)", folder, compute)
     plan = make_plan(folder, config, options, hyp, parts, network.max_stride)
+    plan = dataclasses.replace(plan, interference_every=options.interference_every)
     if resumed:
-        restore(learner, resumed.content, resumed.path)
-        weights = resumed.content["frame_weights"]
-        plan = dataclasses.replace(
-            plan, start_epoch=resumed.content["epoch"] + 1,
-            best_fitness=resumed.content["best_fitness"], best_epoch=resumed.content["best_epoch"],
-            frame_weights=None if weights is None else weights.numpy(), ended=resumed.content["finished"],
-        )  # fmt: skip
+        plan = restore(learner, plan, resumed)
     else:
         write_start(folder, options, hyp, parts, plan.names)
     outcome = fit(learner, train_loader, val_loader, plan, compute)
+    if outcome.evaluation is None:
+        outcome = dataclasses.replace(outcome, evaluation=validate(learner, val_loader, plan, compute))
     write_end(outcome, parts, plan, options)
     return folder
 
@@ -175,7 +170,6 @@ def merged_hyperparameters(options: argparse.Namespace) -> Hyperparameters:
     path = find_file(options.hyp, "hyp", flag="--hyp")
     typed = {name: getattr(options, name) for name in FROM_HYP if name in options.typed}
     hyp = hyperparameters_from({**load_yaml(path), **typed}, path)
-    check_balance(hyp, options.hyp, options.balance_from)
     if hyp.copy_paste:
         LOGGER.warning("%s: copy_paste has no effect: it needs outlines, and labels are boxes here", options.hyp)
     if hyp.classification_enabled and changes_meaning(hyp):
@@ -200,7 +194,7 @@ def build_network(
             "take models/yolov5s.yaml, or hyp/detection_only.yaml"
         )
     if start is not None:
-        state = start.content["ema"]
+        state = start.part("detector")
         if "cfg" in options.typed or round(hyp.anchors):  # then the anchors asked for stay, as in YOLOv5
             state = {name: tensor for name, tensor in state.items() if not name.endswith(".anchors")}
         checkpoint.start_from(network, state, start.path)
@@ -241,11 +235,10 @@ def freeze(network: Network, layers: Sequence[int]) -> None:
 
 
 def build_learner(
-    network: Network, hyp: Hyperparameters, options: argparse.Namespace, iterations: int, image_size: int,
-    resumed: bool = False,
+    network: Trainable, hyp: Hyperparameters, options: argparse.Namespace, iterations: int, criterion: JointLoss,
+    balancer: Balancer, optimizer: str,
 ) -> Learner:  # fmt: skip
-    """Optimizer, schedule, losses and balancer around a network; those of a ``resumed`` one are to be restored."""
-    criterion = JointLoss.of(network, hyp, image_size)
+    """Optimizer and schedule around a network, for ``--epochs`` of so many iterations each."""
     accumulate = accumulation(options.batch_size, hyp.nominal_batch)
     decay = hyp.weight_decay * options.batch_size * accumulate / hyp.nominal_batch
     schedule = Schedule(
@@ -256,8 +249,8 @@ def build_learner(
     return Learner(
         network=network,
         running_mean=RunningMean(network),
-        optimizer=build_optimizer(network, options.optimizer, hyp.lr0, hyp.momentum, decay),
-        balancer=choose_balancer(network, hyp, criterion, options.balance_from, resumed),
+        optimizer=build_optimizer(network, optimizer, hyp.lr0, hyp.momentum, decay),
+        balancer=balancer,
         criterion=criterion,
         schedule=schedule,
     )
@@ -280,7 +273,6 @@ def make_plan(
         validate_every_epoch=not options.noval,
         image_weights=options.image_weights,
         multi_scale=MultiScale(hyp.seed, stride) if options.multi_scale else None,
-        interference_every=options.interference_every,
         thresholds=Thresholds(single_class=options.single_cls),
         leakage=parts.leakage.columns(),
         remembered={
@@ -289,67 +281,6 @@ def make_plan(
         },
         options={**stored_options(options), "typed": sorted(options.typed)},
     )
-
-
-def stored_options(options: argparse.Namespace) -> dict[str, Any]:
-    """The options as opt.yaml and checkpoints hold them."""
-    return plain({key: value for key, value in vars(options).items() if key != "typed"})
-
-
-def write_start(
-    folder: Path, options: argparse.Namespace, hyp: Hyperparameters, parts: Parts, names: Sequence[str]
-) -> None:
-    """The files a run begins with: its settings, its data's faults, and what the data look like."""
-    for name in ("metrics.json", "balance.csv"):  # with --exist-ok, of an earlier run
-        (folder / name).unlink(missing_ok=True)
-    settings = plain(dataclasses.asdict(hyp))
-    write_text(folder / "hyp.yaml", yaml.safe_dump(settings, sort_keys=False))
-    used = {**stored_options(options), **{name: settings[name] for name in FROM_HYP}, "save_dir": str(folder)}
-    write_text(folder / "opt.yaml", yaml.safe_dump(used, sort_keys=False))
-    if parts.problems:
-        write_text(folder / "data_problems.txt", "".join(f"{problem}\n" for problem in parts.problems))
-    if options.noplots:
-        return
-    boxes = np.concatenate([label.boxes for label in parts.train.labels])
-    plot_labels(boxes, parts.train.views(), names, parts.train.config.view_names, folder / "labels.jpg")
-    keys = list(EpochSampler(len(parts.train), hyp.seed, not options.rect))
-    for number in range(3):
-        chosen = keys[number * options.batch_size : (number + 1) * options.batch_size]
-        if chosen:
-            write_training_pictures(parts.train, chosen, names, folder / f"train_batch{number}.jpg")
-
-
-def write_end(outcome: Outcome, parts: Parts, plan: Plan, options: argparse.Namespace) -> None:
-    """The files a run ends with, and its table of figures on screen."""
-    settings = {
-        "weights": str(plan.last), "data": str(parts.val.config.file), "split": "val", "epoch": outcome.epochs,
-        "best_epoch": outcome.best_epoch, "imgsz": plan.image_size, "batch_size": options.batch_size * 2,
-        **dataclasses.asdict(plan.thresholds), "confidence_from": "this part, which flatters",
-        "training_seconds": round(outcome.seconds, 1), "peak_memory_bytes": outcome.peak_memory,
-    }  # fmt: skip
-    assessment = assess(outcomes.load(plan.outcomes), options.bootstrap, plan.hyp.seed)
-    content = metrics(assessment, settings, parts.warnings, parts.leakage.content(), outcome.evaluation)
-    balance = read_balance(plan.balance) if plan.balance.is_file() else []
-    summary = BalanceSummary.of(balance, plan.hyp.balance) if balance else None
-    if summary is not None:
-        content["balance"] = plain(dataclasses.asdict(summary))
-    write_json(plan.folder / "metrics.json", content)
-    if not options.noplots:
-        if balance:
-            write_balance_figures(balance, plan.folder, plan.hyp.balance, parts.warnings)
-        plot_results(plan.folder / "results.csv", plan.folder / "results.png", "\n".join(parts.warnings))
-        write_figures(assessment, plan.folder, parts.warnings)
-        write_batch_pictures(
-            parts.val, outcome.evaluation, plan.names, plan.view_names, plan.folder, options.batch_size * 2
-        )
-    print(
-        f"\nLast of {outcome.epochs} epochs on {parts.val.config.file} val; best.pt is of epoch {outcome.best_epoch}\n"
-    )
-    print(table(content))
-    if summary is not None:
-        print(f"\n{summary.sentence()}")
-    print(f"\n{outcome.seconds / 60:.1f} minutes, {outcome.peak_memory / 1e9:.1f} GB of memory at most")
-    print(f"Results in {plan.folder}")
 
 
 def run(**keywords: Any) -> Path:

@@ -7,33 +7,24 @@ python val.py --weights runs/train/exp/weights/best.pt --data my_data.yaml --tas
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from utils import checkpoint, outcomes
-from utils.assessment import Assessment, assess
 from utils.checkpoint import one_checkpoint
-from utils.config import DatasetConfig, find_file, from_root, load_dataset_config
-from utils.dataset import EchoDataset, build_loader, prepare
+from utils.config import DatasetConfig, from_root
+from utils.dataset import EchoDataset
 from utils.devices import Compute, select_compute
-from utils.engine import Evaluation, Thresholds, evaluate, inference_copy
+from utils.engine import Evaluation
 from utils.files import new_run_folder, write_json, write_text
-from utils.flags import BOOTSTRAP, COMMON, IMGSZ, Flag, check_range, from_keywords, parse
-from utils.leakage import Fingerprint, compare
-from utils.letterbox import whole_strides
-from utils.log import LOGGER, InputError, run_script
-from utils.loss import JointLoss
-from utils.operating import OperatingPoint
+from utils.flags import BOOTSTRAP, COMMON, IMGSZ, Flag, from_keywords, parse
+from utils.log import LOGGER, run_script
 from utils.outputs import UniqueNames, coco_rows, label_rows
-from utils.parts import PERMUTED, refuse, report
-from utils.permutation import shuffled_labels
 from utils.pictures import write_batch_pictures
-from utils.preprocess import Preprocessor
-from utils.report import metrics, write_figures
+from utils.report import write_figures
 from utils.table import table
+from utils.validation import Validation, checked_dataset, validate
 
 TASKS = ("train", "val", "test", "speed", "study")
 FLAGS = (
@@ -110,139 +101,6 @@ def study(
     write_text(path, "".join(" ".join(f"{value:10.4g}" for value in row) + "\n" for row in rows))
     print(f"Results in {path}")
     return content
-
-
-def checked_dataset(options: argparse.Namespace, found: checkpoint.Checkpoint) -> DatasetConfig:
-    """The dataset of ``--data``, if its classes and views are those of the checkpoint."""
-    config = load_dataset_config(find_file(options.data, "data", flag="--data"))
-    pairs = [("view_names", config.view_names, found.view_names)] if config.view_names and found.view_names else []
-    if not options.single_cls:
-        pairs.append(("names", config.names, found.names))
-    for kind, here, there in pairs:
-        if len(here) != len(there):
-            raise InputError(f"{config.file}: {kind}: expected {list(there)}, as {found.path} has, got {list(here)}")
-        if here != there:
-            LOGGER.warning("%s: %s are %s, the checkpoint's %s", config.file, kind, list(here), list(there))
-    prepare(config)
-    return config
-
-
-def open_split(
-    found: checkpoint.Checkpoint, config: DatasetConfig, split: str, size: int, stride: int, options: argparse.Namespace
-) -> EchoDataset:
-    """The split, filtered and padded as in training: to squares, or in rectangular batches of whole strides.
-
-    Of a network that was trained on labels shuffled between patients, its labels are shuffled alike.
-    """
-    permutation = found.content.get("permuted_labels")
-    dataset = EchoDataset(
-        config, split, size, single_class=options.single_cls, strict=options.strict_data,
-        preprocessor=Preprocessor.of(found.hyp),
-        label_of=None if permutation is None else shuffled_labels(config, permutation),
-    )  # fmt: skip
-    if found.rect:
-        dataset.arrange_by_shape(options.batch_size, stride)
-    return dataset
-
-
-def thresholds(options: argparse.Namespace) -> Thresholds:
-    """Of non-maximum suppression."""
-    check_range(options, "batch_size max_det", 1)
-    check_range(options, "conf_thres iou_thres", 0, 1)
-    return Thresholds(options.conf_thres, options.iou_thres, options.max_det, single_class=options.single_cls)
-
-
-@dataclass(frozen=True)
-class Validation:
-    """A split, what a network made of it, and the figures of that."""
-
-    dataset: EchoDataset
-    evaluation: Evaluation
-    assessment: Assessment
-    content: dict[str, Any]  # of metrics.json
-    warnings: list[str]
-
-
-def validate(
-    found: checkpoint.Checkpoint, config: DatasetConfig, split: str, size: int, compute: Compute,
-    options: argparse.Namespace, draws: int,
-) -> Validation:  # fmt: skip
-    """Evaluate a split at an image size."""
-    check_range(options, "bootstrap", 0)
-    limits = thresholds(options)
-    network = found.build().to(compute.device)
-    size = whole_strides(size, network.max_stride)
-    copy = inference_copy(network, compute)
-    nv = len(found.view_names) if config.view_names else 0
-
-    def opened(part: str) -> EchoDataset:
-        return open_split(found, config, part, size, network.max_stride, options)
-
-    def evaluated(dataset: EchoDataset, operating: float | None) -> Evaluation:
-        loader = build_loader(dataset, options.batch_size, options.workers)
-        criterion = JointLoss.of(network, found.hyp, size)
-        nc = len(dataset.names)
-        return evaluate(copy, loader, nc, nv, compute, limits, criterion, dataset.split, operating)
-
-    dataset = opened(split)
-    leakage, warnings = check_leakage(found, dataset, options)
-    point, source = OperatingPoint.from_content(found.content.get("operating"), found.path), "validation in training"
-    if point is None and split != "val":
-        LOGGER.info("%s: its training stored no operating confidence: it is found on val first", found.path)
-        val_set = opened("val")
-        point, source = OperatingPoint.of(evaluated(val_set, None), val_set), "val of this dataset"
-    if options.calibrate and point is not None and point.temperature is None:
-        raise InputError(f"{found.path}: --calibrate: expected a temperature fitted on validation, got none")
-    evaluation = evaluated(dataset, None if point is None else point.confidence)
-    if point is None:
-        point, source = OperatingPoint.of(evaluation, dataset), "this part, which flatters"
-    settings = {
-        "weights": str(found.path), "data": str(config.file), "split": split, "imgsz": size, "rect": found.rect,
-        "batch_size": options.batch_size, **dataclasses.asdict(limits), "confidence_from": source,
-        "compute": str(compute),
-    }  # fmt: skip
-    assessment = assess(
-        outcomes.outcomes_of(evaluation, dataset, found.view_names), draws, found.hyp.seed,
-        point.temperature if options.calibrate else None,
-    )  # fmt: skip
-    content = metrics(assessment, settings, warnings, leakage, evaluation)
-    return Validation(dataset, evaluation, assessment, content, warnings)
-
-
-def check_leakage(
-    found: checkpoint.Checkpoint, dataset: EchoDataset, options: argparse.Namespace
-) -> tuple[dict[str, Any] | None, list[str]]:
-    """What the split has in common with the frames that the network was trained on, and the warnings of it.
-
-    Raises:
-        InputError: anything at all, or that it is not known, with ``--strict-groups``.
-    """
-    trained, warnings = trained_on(found, dataset, options)
-    leakage = None if trained is None else compare(trained, dataset)
-    if leakage is not None:
-        warnings += leakage.warnings
-    if options.strict_groups:
-        refuse(warnings, dataset.config)
-    if leakage is not None:
-        report(leakage)
-    if found.content.get("permuted_labels") is not None:
-        warnings.append(PERMUTED)
-    return None if leakage is None else leakage.content(), warnings
-
-
-def trained_on(
-    found: checkpoint.Checkpoint, dataset: EchoDataset, options: argparse.Namespace
-) -> tuple[Fingerprint | None, list[str]]:
-    """The fingerprint that a checkpoint carries, or else that of the dataset's train part, with a warning."""
-    content = found.content.get("trained_on")
-    if content is not None:
-        return Fingerprint.from_content(content, found.path), []
-    try:
-        train_set = open_split(found, dataset.config, "train", dataset.size, 1, options)
-    except InputError as error:
-        return None, [f"the checkpoint does not say what it was trained on, and train cannot be read: {error}"]
-    told = "the checkpoint does not say what it was trained on: compared with this dataset's train part"
-    return Fingerprint.of(train_set), [told]
 
 
 def write_results(folder: Path, validation: Validation, options: argparse.Namespace) -> None:

@@ -13,7 +13,6 @@ learning rate. ``gradnorm_static`` keeps the mean weights of the same part's ``g
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 from collections.abc import Sequence
@@ -26,11 +25,11 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train
+from benchmarks.rows import DATA_FLAGS, append_row, chosen_data, figure_at, find_row, read_rows
 from models.balancers import BALANCERS
 from utils.config import ROOT, find_file, from_root, load_yaml
 from utils.flags import COMMON, IMGSZ, Flag, parse
 from utils.log import LOGGER, InputError, run_script
-from utils.splits import read_folds
 
 METHODS = (
     *("single_det", "single_view", "detached"),
@@ -48,9 +47,7 @@ FIGURES = {  # column -> place in metrics.json
 COLUMNS = (*KEYS, *FIGURES, "mean_weight_det", "mean_weight_view", "minutes", "run")
 SINGLE = ("single_det", "single_view")
 FLAGS = (
-    Flag("folds", "", "folder of utils.splits: each fold in turn"),
-    Flag("data", "", "dataset yaml, instead of folds"),
-    Flag("only-folds", (), "numbers of the folds to take (all)", int, nargs="+"),
+    *DATA_FLAGS,
     Flag("size", "n", "of the network", choices=tuple("nsmlx")),
     Flag(IMGSZ, 224, "pixels", int),
     Flag("epochs", 15, "of each training", int),
@@ -66,13 +63,7 @@ FLAGS = (
 
 def main(options: argparse.Namespace) -> None:
     """Make the trainings that the csv lacks, then print the means over parts and seeds."""
-    if bool(options.folds) == bool(options.data):
-        raise InputError("--folds and --data: expected one of them")
-    yamls = read_folds(from_root(options.folds)) if options.folds else [find_file(options.data, "data", flag="--data")]
-    wrong = [number for number in options.only_folds if not 0 < number <= len(yamls)]
-    if wrong:
-        raise InputError(f"--only-folds: expected numbers from 1 to {len(yamls)}, got {wrong[0]}")
-    yamls = [yamls[number - 1] for number in options.only_folds] or yamls
+    yamls = chosen_data(options)
     for method in options.methods:
         hyperparameters(options.hyp, method)  # what is wrong with one is found before the first training
     path = from_root(options.csv)
@@ -82,7 +73,7 @@ def main(options: argparse.Namespace) -> None:
                 key = (data, options.hyp, options.size, options.imgsz, options.epochs, options.seed, layer, method)
                 wanted = dict(zip(KEYS, map(str, key), strict=True))
                 if find_row(path, wanted) is None:
-                    append_row(path, wanted | training(options, wanted, path))
+                    append_row(path, COLUMNS, wanted | training(options, wanted, path))
     print_table(read_rows(path))
 
 
@@ -135,7 +126,7 @@ def training(options: argparse.Namespace, key: dict[str, str], path: Path) -> di
         balance_from=finished, **{kind: str(file) for kind, (file, _) in files.items()},
     )  # fmt: skip
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    found = {column: _at(metrics, place) for column, place in FIGURES.items()}
+    found = {column: figure_at(metrics, place) for column, place in FIGURES.items()}
     if name in SINGLE:  # the other head was never trained
         other = "view" if name == "single_det" else ("mAP50", "F1")
         found = {column: None if column.startswith(other) else figure for column, figure in found.items()}
@@ -151,36 +142,6 @@ def joint_description(size: str, view_layer: int) -> dict[str, Any]:
         if row[2] == "ViewHead":
             row[0] = view_layer
     return description
-
-
-def _at(content: Any, place: Sequence[str]) -> float | None:
-    for name in place:
-        content = None if content is None else content.get(name)
-    return None if content is None else float(content)
-
-
-def find_row(path: Path, key: dict[str, str]) -> dict[str, str] | None:
-    """The row of a finished training, if there is one."""
-    return next((row for row in read_rows(path) if key.items() <= row.items()), None)
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """Rows of the csv; none of an absent one."""
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Add a finished training."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.is_file()
-    with path.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow({k: "" if v is None else f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()})
 
 
 def print_table(rows: Sequence[dict[str, str]]) -> None:

@@ -1,21 +1,35 @@
-"""CBAM, the convolutional block attention module (Woo et al. 2018, arXiv 1807.06521), and the C3 block that carries it.
+"""Attention, and the blocks that carry it: CBAM in YOLOv5's C3, squeeze-and-excitation in torchvision's ResNet blocks.
 
-Channel attention, then spatial attention, each a sigmoid gate in (0, 1) multiplied onto the features. A fresh gate of
-the paper sits near 0.5, so two of them quarter what passes: in a network that starts from trained weights this
-destroys the features at four blocks in a row. ``gate="identity"`` (the default) doubles the sigmoid and starts its last
-convolution at zero, so that a fresh module is exactly the identity; ``gate="paper"`` is the published form, and what
-a fork's trained CBAM needs. benchmarks/cbam_gate.py compares the two, benchmarks/results.md holds the figures.
+CBAM (Woo et al. 2018, arXiv 1807.06521) is channel, then spatial attention, each a sigmoid gate in (0, 1) multiplied
+onto the features. A fresh gate of the paper sits near 0.5, so two of them quarter what passes: in a network that starts
+from trained weights this destroys the features at four blocks in a row. ``gate="identity"`` (the default) doubles the
+sigmoid and starts its last convolution at zero, so that a fresh module is exactly the identity; ``gate="paper"`` is the
+published form, and what a fork's trained CBAM needs. benchmarks/cbam_gate.py compares the two, benchmarks/results.md
+holds the figures.
+
+Squeeze-and-excitation (Hu et al. 2018, arXiv 1709.01507) is a gate per channel from the average over all positions. In
+a residual block it acts before the sum. The same two gates are offered: with the paper's, each block would start from
+half of what ImageNet's weights make it give.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
+from torchvision.ops import SqueezeExcitation
 
 from models.common import C3
 
 GATES = ("identity", "paper")
+
+
+def _check(gate: str) -> None:
+    if gate not in GATES:
+        raise ValueError(f"gate: expected one of {', '.join(GATES)}, got {gate!r}")
 
 
 class ChannelAttention(nn.Module):
@@ -59,8 +73,7 @@ class CBAM(nn.Module):
 
     def __init__(self, channels: int, kernel: int = 7, reduction: int = 16, gate: str = "identity") -> None:
         super().__init__()
-        if gate not in GATES:
-            raise ValueError(f"gate: expected one of {', '.join(GATES)}, got {gate!r}")
+        _check(gate)
         self.channel_attention = ChannelAttention(channels, reduction)
         self.spatial_attention = SpatialAttention(kernel)
         self.scale = 1.0
@@ -85,3 +98,58 @@ class C3CBAM(C3):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.cbam(super().forward(x))
+
+
+class _DoubledSigmoid(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sigmoid() * 2
+
+
+class SE(SqueezeExcitation):
+    """torchvision's squeeze-and-excitation with a choice of gate; the shape stays.
+
+    Args:
+        channels: of the features.
+        reduction: channels over hidden units.
+        gate: "identity" or "paper", see the module's text.
+    """
+
+    def __init__(self, channels: int, reduction: int = 16, gate: str = "identity") -> None:
+        super().__init__(channels, channels // reduction)
+        self.start(gate)
+
+    def start(self, gate: str) -> None:
+        """Put the gate to its beginning. A network that initialises all its convolutions calls this after that."""
+        _check(gate)
+        self.scale_activation = nn.Sigmoid() if gate == "paper" else _DoubledSigmoid()
+        if gate == "identity":
+            nn.init.zeros_(self.fc2.weight)
+            assert self.fc2.bias is not None
+            nn.init.zeros_(self.fc2.bias)
+
+
+class SEBottleneck(Bottleneck):
+    """ResNet's bottleneck with squeeze-and-excitation before the residual sum; torchvision's state names stay."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.se = SE(self.bn3.num_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        return self.relu(self.se(self.bn3(self.conv3(x))) + shortcut)
+
+
+class SEBasicBlock(BasicBlock):
+    """ResNet's two-layer block, likewise."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.se = SE(self.bn2.num_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.se(self.bn2(self.conv2(x))) + shortcut)

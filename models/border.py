@@ -44,8 +44,10 @@ class Border:
         return tuple(sorted(set.intersection(*map(set, self.crossing))))
 
 
-def find_border(network: Network) -> Border:
-    """The border of a network between its heads: detection, and the view where it has one."""
+def find_border(network: nn.Module) -> Border:
+    """The border of a network between its heads; one that is not made of a yaml's layers has a single task."""
+    if not isinstance(network, Network):
+        return Border((), ((),), ((),), None, -1)
     heads = [head for head in (network.detect_index, network.view_index) if head is not None]
     needed = [_ancestors(network, head) for head in heads]
     shared = set.intersection(*needed) if len(heads) > 1 else set()
@@ -106,7 +108,7 @@ class Cut:
     """One forward pass of a network, cut at its border.
 
     Args:
-        network: in training mode.
+        network: in training mode; gives :class:`models.yolo.Output`.
         border: of the network.
         images: (B, 3, H, W).
 
@@ -114,17 +116,23 @@ class Cut:
         output: of the network, as without the cut.
     """
 
-    def __init__(self, network: Network, border: Border, images: Tensor) -> None:
-        self._network, self._border = network, border
-        # a branch may read the images, too: where nothing is shared, the only one does
-        self._trunk = network.run(border.shared, {-1: images})
+    def __init__(self, network: nn.Module, border: Border, images: Tensor) -> None:
+        self._border = border
         self._leaves: list[dict[int, Tensor]] = []  # a leaf of its own for each task, also where both read one layer
+        self.output: Output
+        if not border.shared:
+            self._leaves = [{} for _ in border.branches]
+            self.output = network(images)
+            return
+        assert isinstance(network, Network)
+        self._network = network
+        self._trunk = network.run(border.shared, {-1: images})
         outputs: dict[int, object] = {}
         for branch, crossing in zip(border.branches, border.crossing, strict=True):
             leaves = {i: self._trunk[i].detach().requires_grad_(self._trunk[i].requires_grad) for i in crossing}
             self._leaves.append(leaves)
             outputs |= network.run(branch, {-1: images, **leaves})
-        self.output: Output = network.output(outputs)
+        self.output = network.output(outputs)
 
     def backward(
         self,

@@ -11,7 +11,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -24,17 +24,28 @@ from utils.log import InputError
 KEYS = {
     "nc", "nv", "depth_multiple", "width_multiple", "anchors", "backbone", "head", "cbam_gate", "view_dropout",
 }  # fmt: skip
+VIEW_HIDDEN = 512  # channels of the view head's convolution, before scaling, as in the joint networks' yamls
 UPSAMPLING = ("nearest", "bilinear", "bicubic", "nearest-exact")
 REQUIRED_KEYS = ("nc", "depth_multiple", "width_multiple", "anchors", "backbone", "head")
+
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
+
+
+@runtime_checkable
+class Fusable(Protocol):
+    """A module with batch normalisations that it can fold into its convolutions."""
+
+    def fuse(self) -> None: ...
 
 
 class Output(NamedTuple):
     """What a network gives for a batch of B images.
 
     Attributes:
-        raw: Detect's maps, a level each (B, na, H_i, W_i, 5 + nc), before the sigmoid.
+        raw: Detect's maps, a level each (B, na, H_i, W_i, 5 + nc), before the sigmoid; none of a classifier alone.
         view: view logits (B, nv), or None for a network without a view head.
-        boxes: decoded predictions (B, N, 5 + nc) in pixels of the input, in evaluation mode only.
+        boxes: decoded predictions (B, N, 5 + nc) in pixels of the input, in evaluation mode only; None of a classifier.
     """
 
     raw: list[Tensor]
@@ -222,20 +233,28 @@ class Network(nn.Module):
         if not with_view and any(row.name == "ViewHead" for row in checked.rows):
             raise InputError("network description: expected the ViewHead as the last layer, so that it can be left out")
         self.description: dict[str, Any] = mapping
-        layers, self.sources = _build(checked)
+        layers, self.sources, stride = _build(checked)
         self.model = nn.ModuleList(layers)
-        self.nc = checked.nc
-        self.detect_index = next(i for i, layer in enumerate(layers) if isinstance(layer, Detect))
+        self.detect_index = next((i for i, layer in enumerate(layers) if isinstance(layer, Detect)), None)
         self.view_index = next((i for i, layer in enumerate(layers) if isinstance(layer, ViewHead)), None)
         self._readers: dict[int, set[int]] = {index: set() for index in range(-1, len(layers))}
         for index, sources in enumerate(self.sources):
             for source in sources:
                 self._readers[source].add(index)
+        #: Image sides must be multiples of this many pixels.
+        self.max_stride = stride if self.detect_index is None else max(self.detect.strides)
 
     @property
     def detect(self) -> Detect:
-        """The box head."""
+        """The box head; only a network with box classes (``nc``) has one."""
+        if self.detect_index is None:
+            raise ValueError("expected a network with a Detect layer, got a classifier alone")
         return cast(Detect, self.model[self.detect_index])
+
+    @property
+    def nc(self) -> int:
+        """Number of box classes; 0 in a classifier alone."""
+        return 0 if self.detect_index is None else self.detect.nc
 
     @property
     def view_head(self) -> ViewHead | None:
@@ -246,11 +265,6 @@ class Network(nn.Module):
     def nv(self) -> int:
         """Number of views; 0 in a detector alone."""
         return self.view_head.linear.out_features if self.view_head else 0
-
-    @property
-    def max_stride(self) -> int:
-        """Image sides must be multiples of this many pixels."""
-        return max(self.detect.strides)
 
     def forward(self, images: Tensor) -> Output:
         """Images (B, 3, H, W) in [0, 1], sides multiples of ``max_stride``; boxes are decoded in evaluation mode."""
@@ -280,22 +294,27 @@ class Network(nn.Module):
 
     def output(self, outputs: Mapping[int, Any]) -> Output:
         """The heads' outputs among those of :meth:`run`, as the network's; boxes are decoded in evaluation mode."""
-        raw = outputs[self.detect_index]
+        raw = [] if self.detect_index is None else outputs[self.detect_index]
         view = None if self.view_index is None else outputs[self.view_index]
-        return Output(raw, view, None if self.training else self.detect.decode(raw))
+        return Output(raw, view, self.detect.decode(raw) if raw and not self.training else None)
 
 
-def fused(network: Network) -> Network:
+def fused(network: AnyModule) -> AnyModule:
     """A copy for inference: evaluation mode, each batch normalisation folded into its convolution, no gradients."""
     network = copy.deepcopy(network).eval().requires_grad_(False)
-    for module in network.modules():
-        if isinstance(module, Conv):
+    for module in list(network.modules()):
+        if isinstance(module, Fusable):
             module.fuse()
     return network
 
 
-def _build(description: _Description) -> tuple[list[nn.Module], list[tuple[int, ...]]]:
-    """The layers in order and, for each, the absolute indices it reads."""
+def classifier_description(description: Mapping[str, Any]) -> dict[str, Any]:
+    """The backbone of a network yaml with a view head on its end and nothing else: a classifier alone."""
+    return {**description, "head": [[-1, 1, "ViewHead", ["nv", VIEW_HIDDEN]]]}
+
+
+def _build(description: _Description) -> tuple[list[nn.Module], list[tuple[int, ...]], int]:
+    """The layers in order, for each the absolute indices it reads, and the coarsest stride of all."""
     shapes: dict[int, Shape] = {-1: Shape(3, 1)}
     layers: list[nn.Module] = []
     for row in description.rows:
@@ -308,9 +327,11 @@ def _build(description: _Description) -> tuple[list[nn.Module], list[tuple[int, 
             ) from error
         layers.append(module)
     names = [row.name for row in description.rows]
-    if names.count("Detect") != 1 or names.count("ViewHead") > 1:
-        raise InputError("network description: expected one Detect layer and at most one ViewHead")
-    return layers, [row.sources for row in description.rows]
+    heads = names.count("Detect"), names.count("ViewHead")
+    if max(heads) != 1:
+        raise InputError("network description: expected one Detect layer and at most one ViewHead, or a ViewHead alone")
+    strides = [int(shape.stride) for shape in shapes.values()]
+    return layers, [row.sources for row in description.rows], max(strides)
 
 
 def _repeated(

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from models.balancer import Balancer
 from models.border import Border, Cut, Gradients, find_border, last_convolution
+from models.classifier import Classifier
 from models.common import C3, SPPF, Bottleneck, Concat, Conv
 from models.controls import Detached
-from models.yolo import Network
+from models.yolo import Network, classifier_description
 from tests.test_engine import hyperparameters
 from utils.config import ROOT, load_yaml
 from utils.loss import JointLoss
@@ -287,3 +288,26 @@ def test_under_autocast_the_gradients_are_those_of_autograd_and_in_fp32() -> Non
         (expected,) = torch.autograd.grad(loss, weight, retain_graph=True)
         assert found.weight[task].dtype == torch.float32
         assert float((found.weight[task] / 4 - expected).norm() / expected.norm()) < 0.03  # bf16 has three digits
+
+
+@pytest.mark.parametrize("kind", ["resnet18", "yaml"])
+def test_a_classifier_alone_has_one_task_that_shares_nothing_and_the_plain_gradients(kind: str) -> None:
+    torch.manual_seed(0)
+    stock = load_yaml(ROOT / "models" / "hub" / "yolov5n.yaml") | {"width_multiple": 0.125}
+    network: Classifier | Network
+    network = Classifier("resnet18") if kind == "resnet18" else Network(classifier_description(stock), nv=3)
+    border = find_border(network.train())
+    assert (border.shared, border.crossing, border.weight) == ((), ((),), None)
+    plain, (images, _, views) = copy.deepcopy(network), batch()
+    cut = Cut(network, border, images)
+    assert cut.output.view is not None
+    loss = torch.nn.functional.cross_entropy(cut.output.view, views)
+    assert cut.backward([loss], (0.5,), Balancer((0.5,)).at_border, scale=4.0) is None
+    (2 * torch.nn.functional.cross_entropy(plain(images).view, views)).backward()
+    for (name, ours), theirs in zip(network.named_parameters(), plain.parameters(), strict=True):
+        assert ours.grad is not None and theirs.grad is not None, name
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_a_module_that_is_not_made_of_a_yamls_layers_has_a_single_task() -> None:
+    assert find_border(nn.Linear(2, 2)) == Border((), ((),), ((),), None, -1)

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 
+from models.classifier import Classifier
+from models.dual import PARTS, Dual
 from models.yolo import Network
 from utils import checkpoint, files
 from utils.config import ROOT, load_hyperparameters, load_yaml
@@ -126,3 +128,61 @@ def test_a_full_disk_is_told_as_that_and_leaves_the_earlier_checkpoint(
     assert raised.value.filename == str(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def pair(folder: Path, **of_classifier: Any) -> dict[str, checkpoint.Checkpoint]:
+    """A detector's and a classifier's checkpoint, as their trainings write them."""
+    torch.manual_seed(2)
+    description = {**load_yaml(ROOT / "models/hub/yolov5n.yaml"), "width_multiple": 0.125}
+    trained: dict[str, Any] = {"detector": Network(description, nc=4), "classifier": Classifier("resnet18")}
+    own: dict[str, dict[str, Any]] = {
+        "detector": {
+            "view_names": [], "epoch": 4, "figures": {"map50": 0.5}, "finished": True,
+            "operating": {"confidence": 0.25, "temperature": None},
+        },
+        "classifier": {
+            "names": [], "epoch": 2, "figures": {"view_accuracy": 0.75}, "finished": True,
+            "operating": {"confidence": 0.0, "temperature": 1.5}, **of_classifier,
+        },
+    }  # fmt: skip
+    for name in PARTS:
+        checkpoint.save(folder / f"{name}.pt", {**content(trained[name]), **own[name]})
+    return {name: checkpoint.read(folder / f"{name}.pt", mapped=True) for name in PARTS}
+
+
+def test_two_parts_become_one_checkpoint_that_gives_both_networks_back(tmp_path: Path) -> None:
+    parts = pair(tmp_path)
+    checkpoint.save(tmp_path / "pair.pt", checkpoint.paired(parts))
+    found = checkpoint.read(tmp_path / "pair.pt")
+    assert found.is_pair and not any(part.is_pair for part in parts.values())
+    assert (found.names, found.view_names) == (("AR", "MR", "PR", "TR"), ("a", "b", "c"))
+    whole = found.build()
+    assert isinstance(whole, Dual)
+    for name in PARTS:
+        network, expected = getattr(whole, name).state_dict(), parts[name].content["ema"]
+        assert network.keys() == expected.keys() == found.part(name).keys()
+        for key, tensor in expected.items():
+            assert torch.equal(network[key], tensor) and torch.equal(found.part(name)[key], tensor), key
+        assert parts[name].part(name).keys() == expected.keys()
+
+
+def test_one_checkpoint_says_what_each_of_its_parts_says(tmp_path: Path) -> None:
+    together = checkpoint.paired(pair(tmp_path))
+    assert (together["epochs"], together["epoch"]) == ({"detector": 5, "classifier": 3}, 2)
+    assert together["figures"] == {"map50": 0.5, "view_accuracy": 0.75}
+    assert together["operating"] == {"confidence": 0.25, "temperature": 1.5}
+    assert together["finished"] is True and not set(together) & {"network", "optimizer", "balancer", "random"}
+
+
+def test_one_checkpoint_is_finished_and_has_an_operating_point_when_both_have(tmp_path: Path) -> None:
+    together = checkpoint.paired(pair(tmp_path, finished=False, operating=None))
+    assert together["finished"] is False and together["operating"] is None
+
+
+def test_a_mapped_checkpoint_is_the_same_one_and_may_be_replaced_while_it_is_held(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    checkpoint.save(path, content(network()))
+    held, whole = checkpoint.read(path, mapped=True), checkpoint.read(path)
+    checkpoint.save(path, content(network(seed=1)))
+    for name, tensor in whole.content["ema"].items():
+        assert torch.equal(held.content["ema"][name], tensor), name

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from utils import devices
-from utils.devices import Compute, seed_everything, select_compute
+from utils.devices import Compute, RandomStream, seed_everything, select_compute
 from utils.log import InputError
 
 CPU = torch.device("cpu")
@@ -134,3 +134,53 @@ def test_seeds_repeat_in_every_generator(generators_as_before: None) -> None:
     assert all(one != another for one, another in zip(first, other, strict=True))
     assert drawn(2**32 - 1) == drawn(2**32 - 1)  # the largest that a hyp file may have
     assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark
+
+
+def draw() -> tuple[float, float, float]:
+    """A number of each generator that the tasks may draw from."""
+    return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002
+
+
+def test_what_a_stream_draws_depends_on_its_seed_alone(generators_as_before: None) -> None:
+    alone = RandomStream(7)
+    with alone:
+        expected = [draw() for _ in range(4)]
+    streams = RandomStream(7), RandomStream(7), RandomStream(8)
+    got: list[list[tuple[float, float, float]]] = [[], [], []]
+    for _ in range(4):  # by turns, and other draws in between
+        for stream, seen in zip(streams, got, strict=True):
+            with stream:
+                seen.append(draw())
+            draw()
+    assert got[0] == got[1] == expected
+    assert not {number for drawn in got[2] for number in drawn} & {number for drawn in expected for number in drawn}
+
+
+def test_a_stream_leaves_the_generators_outside_as_they_were(generators_as_before: None) -> None:
+    seed_everything(3)
+    expected = [draw(), draw()]
+    seed_everything(3)
+    stream = RandomStream(5)
+    first = draw()
+    with pytest.raises(KeyError), stream:
+        draw()
+        raise KeyError
+    assert [first, draw()] == expected
+    with stream:
+        after = draw()
+    with RandomStream(5):
+        draw()
+        assert draw() == after  # also after an error the stream stands where it was left
+
+
+def test_a_number_of_threads_is_set_none_leaves_them_and_fewer_are_refused() -> None:
+    before = torch.get_num_threads()
+    try:
+        select_compute("cpu", amp=False, threads=2)
+        assert torch.get_num_threads() == 2
+        select_compute("cpu", amp=False)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    with pytest.raises(InputError, match="--threads: expected at least 0, got -1"):
+        select_compute("cpu", amp=False, threads=-1)

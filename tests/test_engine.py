@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from models.balancer import Balancer
-from models.yolo import Network, Output
+from models.classifier import Classifier
+from models.yolo import Network, Output, classifier_description
 from utils.config import ROOT, Hyperparameters, load_hyperparameters, load_yaml
 from utils.dataset import EchoDataset, build_loader
 from utils.devices import Compute
@@ -71,7 +72,7 @@ def test_an_epoch_makes_the_steps_that_a_plain_loop_makes(dataset: EchoDataset) 
     for batch in loader:
         output = plain((batch.images.float() / 255).to(memory_format=torch.channels_last))
         losses = criterion(output.raw, output.view, batch.boxes, batch.views)
-        assert losses.view is not None
+        assert losses.det is not None and losses.view is not None
         for group in optimizer.param_groups:
             group["momentum"] = 0.9
         optimizer.zero_grad()
@@ -104,6 +105,7 @@ def test_a_gradient_that_is_not_finite_changes_no_weight_and_is_counted(
 
     def poisoned(self: JointLoss, *arguments: Tensor) -> TaskLosses:
         losses = original(self, *arguments)  # type: ignore[arg-type]
+        assert losses.det is not None
         return losses._replace(det=losses.det * math.inf)
 
     monkeypatch.setattr(JointLoss, "__call__", poisoned)
@@ -233,3 +235,42 @@ def test_running_statistics_that_a_bad_batch_made_infinite_are_taken_back() -> N
     restore_buffers(network, healthy)
     assert all(buffer.isfinite().all() for buffer in network.buffers())
     assert torch.equal(network.state_dict()["model.9.cv2.bn.running_mean"], kept)
+
+
+def classifier(kind: str) -> Classifier | Network:
+    """A classifier alone, of three views."""
+    torch.manual_seed(0)
+    if kind == "resnet18":
+        return Classifier("resnet18")
+    stock = load_yaml(ROOT / "models" / "hub" / "yolov5n.yaml") | {"width_multiple": 0.125}
+    return Network(classifier_description(stock), nv=3)
+
+
+@pytest.mark.parametrize("kind", ["resnet18", "yaml"])
+def test_a_classifier_alone_is_evaluated_by_its_views_and_has_no_boxes(dataset: EchoDataset, kind: str) -> None:
+    network = classifier(kind).eval()
+    loader, criterion = build_loader(dataset, 8, 0), JointLoss.of(network, hyperparameters(), 64)
+    result = evaluate(network, loader, 0, 3, CPU, Thresholds(), criterion)
+    logits = torch.cat([network(batch.images.float() / 255).view for batch in loader])
+    true = torch.from_numpy(dataset.views())
+    expected = float((logits.argmax(1) == true)[true >= 0].float().mean())
+    assert result.view is not None and result.view.accuracy == pytest.approx(expected, abs=1e-6)
+    assert result.losses is not None and math.isfinite(result.losses.view)
+    assert all(math.isnan(loss) for loss in result.losses[:3])
+    assert result.confusion.shape == (1, 1) and result.confusion.sum() == 0
+    assert len(result.predictions) == len(dataset)
+    assert all(found.boxes.shape == (0, 6) and found.correct.shape == (0, 10) for found in result.predictions)
+    torch.testing.assert_close(torch.stack([f.view for f in result.predictions if f.view is not None]),
+                               logits.detach().softmax(1), rtol=1e-4, atol=1e-5)  # fmt: skip
+
+
+def test_an_epoch_of_a_classifier_alone_learns_by_the_views_loss(dataset: EchoDataset) -> None:
+    network = classifier("yaml")
+    assert isinstance(network, Network)
+    before = state(network)
+    criterion, optimizer, mean = parts(network)
+    loader = build_loader(dataset, 8, 0)
+    result = train_one_epoch(network, loader, criterion, optimizer, Balancer((1.0,)), mean, schedule(), CPU, 0)
+    assert result.skipped == 0 and mean.updates == len(loader)
+    assert math.isfinite(result.losses.view) and all(math.isnan(loss) for loss in result.losses[:3])
+    assert all(not torch.equal(network.state_dict()[name], before[name]) for name in dict(network.named_parameters()))

@@ -123,6 +123,33 @@ def test_keywords_that_cannot_be_taken_are_input_errors(keywords: dict[str, Any]
         from_keywords(FLAGS, keywords)
 
 
+RUNS = ("runs", "folders of runs")
+
+
+@pytest.mark.parametrize(
+    ("line", "runs", "typed"),
+    [
+        ("", [], set()),
+        ("a b/c", ["a", "b/c"], set()),
+        ("a b --nosave", ["a", "b"], {"nosave"}),
+        ("--batch-size 4 a b", ["a", "b"], {"batch_size"}),
+        ("--freeze 1 2 -- a", ["a"], {"freeze"}),
+    ],
+)
+def test_words_without_a_flag_are_taken_where_a_script_has_a_name_for_them(
+    line: str, runs: list[str], typed: set[str]
+) -> None:
+    options = parse(FLAGS, "A script.", shlex.split(line), positional=RUNS)
+    assert options.runs == runs and options.typed - {"runs"} == typed
+
+
+def test_words_without_a_flag_are_a_usage_error_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "error: unrecognized arguments: a" in refusal(FLAGS, "a", capsys)
+    with pytest.raises(SystemExit, match="0"):
+        parse(FLAGS, "A script.", ["--help"], positional=RUNS)
+    assert "folders of runs" in capsys.readouterr().out
+
+
 # --- YOLOv5's flags, script by script --------------------------------------------------------------------------------
 
 TABLES: dict[str, Sequence[Flag]] = {"train": train.FLAGS, "val": val.FLAGS, "detect": detect.FLAGS}

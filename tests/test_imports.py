@@ -39,6 +39,8 @@ HEAVY = (
     "imagehash",
     "thop",
     "torchjd",
+    "bokeh",
+    "optuna",
 )  # seconds each, and most runs need none
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy.stats import norm, t
 
-from tests.simulated import at, outcomes
+from tests.simulated import at, outcomes, repeated
 from utils.assessment import assess
-from utils.intervals import expanded_tail, intervals
+from utils.intervals import drawn_figures, expanded_tail, interval, intervals, units_of
 from utils.outcomes import Outcomes
 from utils.presence import presence
 from utils.report import metrics
@@ -104,3 +104,51 @@ def test_split_without_any_box_or_detection_has_figures_of_views_alone() -> None
     whole = replace(whole, label_frame=np.zeros(0, int), labelled=np.zeros(0, int))
     values = intervals(whole, 50).values
     assert ("view", "accuracy") in values and ("froc", "0.5") not in values
+
+
+def test_draws_are_those_of_frames_copied_as_often_as_their_patient_is_drawn() -> None:
+    whole = outcomes(1, patients=6, operating=0.0)
+    drawn = drawn_figures(whole, 30, seed=4)
+    chosen = np.random.default_rng(4).multinomial(6, [1 / 6] * 6, 30)
+    for key in (("view", "accuracy"), ("view", "macro_f1"), ("recall",), ("precision",)):
+        expected = [at(metrics(assess(repeated(whole, times), draws=0), {}), key) for times in chosen.tolist()]
+        np.testing.assert_allclose(drawn[key], expected, rtol=1e-9, err_msg=str(key))
+
+
+def test_two_evaluations_of_the_same_patients_get_the_same_draws_in_whatever_order_their_frames_came() -> None:
+    whole = outcomes(2)
+    turned = repeated(whole, [1] * 8)
+    back = replace(
+        turned, files=turned.files[::-1], patients=(turned.patients or ())[::-1], clips=(turned.clips or ())[::-1],
+        frame=len(turned) - 1 - turned.frame, label_frame=len(turned) - 1 - turned.label_frame,
+        views=turned.views[::-1], true_views=turned.true_views[::-1],
+    )  # fmt: skip
+    one, other = (drawn_figures(part, 40, seed=0) for part in (whole, back))
+    np.testing.assert_allclose(one["view", "accuracy"], other["view", "accuracy"])
+    np.testing.assert_allclose(one["recall",], other["recall",])
+    better = replace(whole, views=np.eye(3)[whole.true_views])
+    assert (drawn_figures(better, 40, seed=0)["view", "accuracy"] == 1).all()
+
+
+def test_intervals_are_those_of_the_draws() -> None:
+    whole = outcomes(3)
+    found = intervals(whole, 60, seed=5)
+    drawn = drawn_figures(whole, 60, seed=5)
+    assert len(drawn["map50",]) == 60
+    assert found.values["map50",] == interval(drawn["map50",], 8)
+    assert not drawn_figures(whole, 0, seed=5) and not drawn_figures(outcomes(0, patients=1), 60, seed=5)
+
+
+def test_an_interval_leaves_out_equal_tails() -> None:
+    drawn = np.random.default_rng(0).permutation(np.arange(1001.0))
+    tail = expanded_tail(8)
+    assert interval(drawn, 8) == pytest.approx((1000 * tail, 1000 * (1 - tail)))
+    half = np.where(np.arange(1001) % 2 == 0, np.nan, drawn)
+    assert interval(half, 8) is None and interval(np.where(drawn < 400, np.nan, drawn), 8) is not None
+    assert interval(np.full(9, 0.5), 8) is None and interval(np.array([]), 8) is None
+
+
+def test_units_are_numbered_in_the_order_of_their_names() -> None:
+    whole = replace(outcomes(0, patients=3, frames=1), patients=("b", "a", "b"))
+    unit, names, numbers = units_of(whole)
+    assert (unit, tuple(names), numbers.tolist()) == ("patients", ("a", "b"), [1, 0, 1])

@@ -240,6 +240,7 @@ def test_maps_in_bfloat16_give_the_loss_in_full_precision(
     raw, views = tiny(forward["x"]).raw, torch.tensor([-1, -1])
     half = [level.detach().bfloat16().requires_grad_() for level in raw]
     full, low = (loss(levels, None, forward["targets"], views).det for levels in (raw, half))
+    assert full is not None and low is not None
     assert low.dtype == torch.float32 and low.item() == pytest.approx(full.item(), rel=0.01)
     low.backward()
     assert all(level.grad is not None and level.grad.dtype == torch.bfloat16 for level in half)
@@ -314,6 +315,7 @@ def test_gains_are_scaled_to_levels_classes_and_image_size(
     tiny_description["head"][-1][0] = [17, 20, 23][:levels]
     tiny_description["anchors"] = tiny_description["anchors"][:levels]
     loss = JointLoss.of(Network(tiny_description, nc=6), hyp, image_size=320)
+    assert loss.detection is not None
     scaled = loss.detection.hyp
     assert (scaled.box, scaled.cls, scaled.obj) == pytest.approx(
         (hyp.box * 3 / levels, hyp.cls * 6 / 80 * 3 / levels, hyp.obj * (320 / 640) ** 2 * 3 / levels)
@@ -327,6 +329,7 @@ def test_the_joint_loss_is_both_losses_unweighted(
     output, views = joint(forward["x"]), torch.tensor([2, -1])
     losses = JointLoss.of(joint, hyp, 320)(output.raw, output.view, forward["targets"], views)
     parts = DetectionLoss(joint.detect, hyp.scaled(3, 4, 320))(output.raw, forward["targets"])
+    assert losses.parts is not None and losses.det is not None
     assert [part.item() for part in losses.parts] == [part.item() for part in parts]
     assert torch.equal(losses.det, parts.total)
     assert output.view is not None and losses.view is not None
@@ -336,7 +339,7 @@ def test_the_joint_loss_is_both_losses_unweighted(
 def test_a_detector_alone_has_no_view_loss(tiny: Network, forward: dict[str, Tensor], hyp: Hyperparameters) -> None:
     output = tiny(forward["x"])
     losses = JointLoss.of(tiny, hyp, 640)(output.raw, output.view, forward["targets"], torch.tensor([1, 0]))
-    assert losses.view is None and losses.det > 0
+    assert losses.view is None and losses.det is not None and losses.det > 0
 
 
 def test_a_batch_of_views_of_weight_zero_has_loss_zero(hyp: Hyperparameters) -> None:

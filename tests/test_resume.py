@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 
 import train
+from models.classifier import Classifier
+from models.dual import Dual
 from models.yolo import Network
 from utils import resume
 from utils.checkpoint import Checkpoint, read, save
 from utils.config import ROOT, load_hyperparameters, plain
 from utils.flags import from_keywords
 from utils.log import InputError
-from utils.resume import ended, finished, latest_checkpoint, resumed_options
+from utils.resume import ended, finished, is_part, latest_checkpoint, resumed_options
 
 
 def cut(network: Network, path: Path, **content: Any) -> Checkpoint:
@@ -71,3 +73,42 @@ def test_a_stripped_checkpoint_cannot_be_gone_on_with(joint: Network, tmp_path: 
     found = cut(joint, tmp_path / "exp" / "weights" / "best.pt", options={})
     with pytest.raises(InputError, match=r"best\.pt: expected a checkpoint to resume from"):
         resumed_options(found, from_keywords(train.FLAGS, {}), train.FLAGS)
+
+
+def cut_pair(detector: Network, folder: Path, **content: Any) -> Path:
+    """A run of two networks in ``folder``, its parts' checkpoints included; returns its last.pt."""
+    network = Dual(detector, Classifier("resnet18"))
+    options = {"classifier": "resnet18", "epochs": 9}
+    for name in ("detector", "classifier"):
+        cut(getattr(network, name), folder / name / "weights" / "last.pt", options=options)
+    return cut(network, folder / "weights" / "last.pt", **{"options": options, **content}).path  # type: ignore[arg-type]
+
+
+def test_each_script_goes_on_with_its_own_runs_alone(
+    tiny: Network, joint: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resume, "ROOT", tmp_path)
+    of_joint = cut(joint, tmp_path / "runs" / "exp" / "weights" / "last.pt").path
+    of_pair = cut_pair(tiny, tmp_path / "runs" / "exp2")
+    assert latest_checkpoint(True) == of_joint and latest_checkpoint(str(of_joint)) == of_joint
+    assert latest_checkpoint(True, pair=True) == of_pair
+    assert latest_checkpoint(str(of_pair), pair=True) == of_pair
+    with pytest.raises(InputError, match=r"last\.pt: .* this script, got one that train_dual_backbone\.py --resume"):
+        latest_checkpoint(str(of_pair))
+    with pytest.raises(InputError, match=r"last\.pt: expected a run of this script, got one that train\.py --resume"):
+        latest_checkpoint(str(of_joint), pair=True)
+    cut_pair(tiny, tmp_path / "runs" / "exp2", finished=True)
+    (tmp_path / "runs" / "exp2" / "metrics.json").write_text("{}")
+    with pytest.raises(InputError, match="none of 4 runs"):
+        latest_checkpoint(True, pair=True)  # its parts, which are not finished, are no runs
+
+
+@pytest.mark.parametrize("pair", [False, True])
+@pytest.mark.parametrize("part", ["detector", "classifier"])
+def test_a_part_of_a_run_is_not_gone_on_with_by_itself(tiny: Network, tmp_path: Path, part: str, pair: bool) -> None:
+    whole = cut_pair(tiny, tmp_path / "exp")
+    own = tmp_path / "exp" / part / "weights" / "last.pt"
+    assert is_part(read(own)) and not is_part(read(whole))
+    with pytest.raises(InputError, match="that of one of its two networks; take") as caught:
+        latest_checkpoint(str(own), pair)
+    assert str(caught.value).endswith(str(whole))

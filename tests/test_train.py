@@ -46,6 +46,12 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return content
 
 
+def figures(run: Path) -> list[dict[str, float]]:
+    """The rows of its results.csv, but for the time it took."""
+    rows = read_results(run / "results.csv")
+    return [{name: cell for name, cell in row.items() if name != "seconds"} for row in rows]
+
+
 def same(first: Path, second: Path) -> bool:
     a, b = weights(first), weights(second)
     return all(torch.equal(tensor, b[name]) for name, tensor in a.items())
@@ -54,7 +60,7 @@ def same(first: Path, second: Path) -> bool:
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(place: Path) -> None:
     first, second = fit(place, "seed"), fit(place, "seed")
     assert same(first, second)
-    assert read_results(first / "results.csv") == read_results(second / "results.csv")
+    assert figures(first) == figures(second)
     assert not same(first, fit(place, "seed", seed=1))
 
 
@@ -77,7 +83,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(place: Path, resumed_after: 
     last.write_bytes((cut / "weights" / f"epoch{resumed_after - 1}.pt").read_bytes())
     assert train.run(resume=str(last)) == cut
     assert same(whole, cut)
-    assert read_results(cut / "results.csv") == read_results(whole / "results.csv")
+    assert figures(cut) == figures(whole)
 
 
 @pytest.mark.parametrize(

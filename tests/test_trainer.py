@@ -12,6 +12,7 @@ import torch
 from models.balancer import Balancer
 from models.yolo import fused
 from tests.test_engine import CPU, hyperparameters, parts, schedule, tiny_network
+from utils.checkpoint import Checkpoint
 from utils.dataset import EchoDataset, build_loader
 from utils.engine import Evaluation, Speed, inference_copy
 from utils.log import InputError
@@ -69,4 +70,6 @@ def test_frames_of_a_rare_class_that_is_found_badly_are_drawn_more(dataset: Echo
 
 def test_a_stripped_checkpoint_cannot_restore(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="optimizer"):
-        restore(learner(), {"network": {}, "balancer": {}, "random": torch.zeros(1)}, tmp_path / "best.pt")
+        content = {"network": {}, "balancer": {}, "random": torch.zeros(1)}
+        stripped = Checkpoint(tmp_path / "best.pt", content, (), (), 64, False, hyperparameters())
+        restore(learner(), plan(tmp_path), stripped)

@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from models.attention import CBAM
 from models.common import Bottleneck, Conv
 from models.heads import Detect, ViewHead
-from models.yolo import LAYERS, Network, fused, load_matching, parameter_count
+from models.yolo import (
+    LAYERS,
+    VIEW_HIDDEN,
+    Fusable,
+    Network,
+    classifier_description,
+    fused,
+    load_matching,
+    parameter_count,
+)
 from utils.config import ROOT, load_yaml
 from utils.log import InputError
 
@@ -356,3 +365,76 @@ def test_a_view_head_that_is_not_last_cannot_be_left_out() -> None:
     assert Network({**description, "head": rows}).nv == 3
     with pytest.raises(InputError, match="expected the ViewHead as the last layer"):
         Network({**description, "head": rows}, with_view=False)
+
+
+def view_alone(mapping: Mapping, **keywords: Any) -> Network:
+    """The classifier made of a network yaml's backbone."""
+    return Network(classifier_description(mapping), **keywords)
+
+
+@torch.no_grad()
+def test_a_view_head_may_stand_alone_behind_a_backbone(tiny_description: Mapping) -> None:
+    network = view_alone(tiny_description, nv=5, view_dropout=0.2)
+    assert (network.nc, network.nv, network.max_stride, len(network.model)) == (0, 5, 32, 11)
+    assert network.view_head is not None and network.view_head.drop.p == 0.2
+    output = network.eval()(torch.rand(2, 3, 64, 96))
+    assert (output.raw, output.boxes) == ([], None)
+    assert output.view is not None and output.view.shape == (2, 5)
+    with pytest.raises(ValueError, match="expected a network with a Detect layer, got a classifier alone"):
+        network.detect  # noqa: B018
+
+
+def test_a_classifier_alone_is_the_backbone_and_a_head_of_the_joint_networks_width(quick_weights: None) -> None:
+    stock = load_yaml(ROOT / "models/hub/yolov5s.yaml")
+    network, whole = view_alone(stock, nv=3), Network(stock)
+    backbone = sum(parameter_count(layer) for layer in whole.model[: len(stock["backbone"])])
+    hidden = VIEW_HIDDEN // 2  # the width multiple of s
+    assert parameter_count(network) == backbone + VIEW_HEAD
+    assert 512 * hidden + 2 * hidden + hidden * 3 + 3 == VIEW_HEAD
+    trunk = {name for name in whole.state_dict() if int(name.split(".")[1]) < len(stock["backbone"])}
+    assert trunk == {name for name in network.state_dict() if not name.startswith("model.10.")}
+
+
+@torch.no_grad()
+def test_a_classifier_alone_is_fused_and_rebuilt_as_any_network(tiny_description: Mapping) -> None:
+    network = view_alone(tiny_description, nv=3).eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
+            nn.init.normal_(module.running_mean, 0, 0.1)
+    again, x = Network(network.description).eval(), torch.rand(2, 3, 64, 64)
+    again.load_state_dict(network.state_dict())
+    quick = fused(network)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in quick.modules())
+    expected = network(x).view
+    assert torch.equal(again(x).view, expected)
+    torch.testing.assert_close(quick(x).view, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_backbones_own_yaml_is_not_changed(tiny_description: Mapping) -> None:
+    before = copy.deepcopy(tiny_description)
+    view_alone(tiny_description, nv=2)
+    assert tiny_description == before
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        [[-1, 1, "Conv", [8, 1, 1]]],
+        [[1, 1, "ViewHead", ["nv", 8]], [1, 1, "ViewHead", ["nv", 8]]],
+    ],
+    ids=["none", "two"],
+)
+def test_a_network_without_a_head_or_with_two_of_a_kind_is_refused(head: list[Any]) -> None:
+    with pytest.raises(InputError, match="expected one Detect layer and at most one ViewHead, or a ViewHead alone"):
+        Network({**small(), "head": head})
+
+
+@torch.no_grad()
+def test_any_module_with_a_fuse_of_its_own_is_fused_and_the_original_is_left() -> None:
+    network = nn.Sequential(Conv(3, 4, 3), nn.ReLU(), Conv(4, 2)).eval()
+    x = torch.rand(1, 3, 8, 8)
+    quick = fused(network)
+    assert isinstance(network[0], Fusable) and not isinstance(network[1], Fusable)
+    assert isinstance(network[0].bn, nn.BatchNorm2d) and isinstance(quick[0].bn, nn.Identity)
+    assert all(not weight.requires_grad for weight in quick.parameters()) and not quick.training
+    torch.testing.assert_close(quick(x), network(x), rtol=1e-5, atol=1e-6)

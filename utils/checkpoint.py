@@ -17,7 +17,8 @@ from typing import Any, BinaryIO, cast
 import torch
 from torch import Tensor
 
-from models.yolo import Network, load_matching
+from models.dual import PARTS, AnyNetwork, build_network, part_of
+from models.yolo import load_matching
 from utils.config import Hyperparameters, hyperparameters_from
 from utils.files import write_whole
 from utils.log import LOGGER, InputError
@@ -49,13 +50,46 @@ class Checkpoint:
     rect: bool
     hyp: Hyperparameters
 
-    def build(self) -> Network:
+    @property
+    def is_pair(self) -> bool:
+        """Whether it holds two networks, a detector and a classifier."""
+        return set(self.content["description"]) == set(PARTS)
+
+    def build(self) -> AnyNetwork:
         """The network with the averaged weights, in training mode."""
-        network = Network(self.content["description"])
+        network = build_network(self.content["description"])
         _, left = load_matching(network, self.content["ema"])
         if left:
             raise InputError(f"{self.path}: its weights do not fit its own network: {left[0]}")
         return network
+
+    def part(self, name: str) -> dict[str, Tensor]:
+        """The averaged weights of the detector or the classifier of a pair; of any other network, all."""
+        return part_of(self.content["ema"], name)
+
+
+def paired(parts: Mapping[str, Checkpoint]) -> dict[str, Any]:
+    """The content of one checkpoint from those of a detector and a classifier, each of its own epoch.
+
+    ``epochs`` says which (1-based), ``epoch`` is the earlier one. It holds the averaged weights of both; a training
+    goes on from the parts' own files.
+    """
+    detector, classifier = (parts[name].content for name in PARTS)
+    boxes, views = (content.get("operating") for content in (detector, classifier))
+    own = ("names", "image_size", "rect", "hyp", "trained_on", "permuted_labels", "options", "date", "git")
+    return {
+        **{key: detector[key] for key in own if key in detector},
+        "view_names": classifier["view_names"],
+        "description": {name: parts[name].content["description"] for name in PARTS},
+        "epoch": min(detector["epoch"], classifier["epoch"]),
+        "epochs": {name: parts[name].content["epoch"] + 1 for name in PARTS},
+        "figures": {**detector["figures"], **classifier["figures"]},
+        "operating": {"confidence": boxes["confidence"], "temperature": views["temperature"]}
+        if boxes and views
+        else None,
+        "finished": all(bool(content.get("finished")) for content in (detector, classifier)),
+        "ema": {f"{name}.{key}": tensor for name in PARTS for key, tensor in parts[name].content["ema"].items()},
+    }
 
 
 def one_checkpoint(weights: str | Sequence[str]) -> Path:
@@ -105,8 +139,11 @@ def strip(path: Path) -> None:
     save(path, content)
 
 
-def read(path: Path) -> Checkpoint:
+def read(path: Path, mapped: bool = False) -> Checkpoint:
     """Read and check a checkpoint; nothing in it is executed.
+
+    Args:
+        mapped: leave tensors in the file until they are used, which saves time where few of many are.
 
     Raises:
         InputError: absent, cut off, or not one of ours.
@@ -116,7 +153,7 @@ def read(path: Path) -> Checkpoint:
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path}: expected a checkpoint of train.py, got a file that is none, or is cut off")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path}: expected a checkpoint of this train.py, got a file that holds program objects, as YOLOv5's own do"
@@ -138,7 +175,7 @@ def read(path: Path) -> Checkpoint:
     )
 
 
-def start_from(network: Network, state: Mapping[str, Tensor], source: Path) -> None:
+def start_from(network: AnyNetwork, state: Mapping[str, Tensor], source: Path) -> None:
     """Start a network from another one's weights, as far as names and shapes agree, and say how far that is."""
     matched, left = load_matching(network, state)
     if not matched:

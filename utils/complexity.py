@@ -9,6 +9,7 @@ import io
 import torch
 from torch import nn
 
+from models.dual import AnyNetwork
 from models.yolo import Network, parameter_count
 from utils.log import LOGGER
 
@@ -23,10 +24,12 @@ def gflops(network: nn.Module, image_size: int) -> float:
     return float(operations) * 2 / 1e9
 
 
-def log_summary(network: Network, image_size: int) -> None:
-    """One line about a network."""
+def log_summary(network: AnyNetwork, image_size: int, name: str = "Network") -> None:
+    """One line about a network: a yaml's layers, or those of other networks that hold no others."""
+    leaves = sum(not list(module.children()) for module in network.modules())
+    layers = len(network.model) if isinstance(network, Network) else leaves
     learned = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     LOGGER.info(
-        "Network: %d layers, %s parameters (%s trained), %.1f GFLOPs at %d pixels",
-        len(network.model), f"{parameter_count(network):,}", f"{learned:,}", gflops(network, image_size), image_size,
+        "%s: %d layers, %s parameters (%s trained), %.1f GFLOPs at %d pixels",
+        name, layers, f"{parameter_count(network):,}", f"{learned:,}", gflops(network, image_size), image_size,
     )  # fmt: skip

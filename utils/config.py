@@ -76,6 +76,8 @@ class Hyperparameters:
     view_focal_gamma: float = _ranged(0, default=0.0)
     view_class_weights: tuple[float, ...] = ()
     view_dropout: float = _ranged(0, 1, default=0.0)
+    classifier_lr0: float = _ranged(0, default=0.0003)  # this and the next: of a classifier that is trained by itself
+    classifier_weight_decay: float = _ranged(0, default=0.05)
     sector_mask: bool = False  # this and the next three: filters of utils.preprocess, off by default
     gamma: float = _ranged(0.1, 10, default=1.0)
     clahe: float = _ranged(0, 100, default=0.0)

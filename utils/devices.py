@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,17 +37,22 @@ class Compute:
         return f"{name}, {kind}" + ("" if self.device.type == "cuda" else f", {torch.get_num_threads()} threads")
 
 
-def select_compute(device: str = "", amp: bool | None = None) -> Compute:
+def select_compute(device: str = "", amp: bool | None = None, threads: int = 0) -> Compute:
     """A device by YOLOv5's words, and its fast number type.
 
     Args:
         device: "cpu", "0" or "cuda:0" for a GPU, "mps", or "" for the first GPU, else the CPU.
         amp: True asks for bf16 mixed precision, False forbids it, None takes it where the device computes bf16 in
             hardware. A GPU without it stays in fp32.
+        threads: of the processor; 0 leaves them as they are. Sums may differ in the last digit by their number.
 
     Raises:
-        InputError: no such device, or several.
+        InputError: no such device, or several; a negative number of threads.
     """
+    if threads < 0:
+        raise InputError(f"--threads: expected at least 0, got {threads}")
+    if threads:
+        torch.set_num_threads(threads)
     chosen = _device(device.strip().lower())
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)  # what is asked of "the" GPU below means this one
@@ -91,6 +97,40 @@ def cpu_has_bf16() -> bool:
     # torch has no public question for this; a version without these private ones counts as without bf16
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, check)() for check in checks if hasattr(torch.cpu, check))
+
+
+class RandomStream:
+    """Generators of one task's own; within the context they are the global ones, of torch, numpy and Python.
+
+    So what a task draws depends on its seed and on itself, not on what else the process does.
+    """
+
+    def __init__(self, seed: int) -> None:
+        outside = _generators()
+        seed_everything(seed)
+        self._own = _generators()
+        _set_generators(outside)
+
+    def __enter__(self) -> None:
+        self._outside = _generators()
+        _set_generators(self._own)
+
+    def __exit__(self, *_: object) -> None:
+        self._own = _generators()
+        _set_generators(self._outside)
+
+
+def _generators() -> tuple[Any, ...]:
+    gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return torch.get_rng_state(), gpu, np.random.get_state(), random.getstate()  # noqa: NPY002
+
+
+def _set_generators(state: tuple[Any, ...]) -> None:
+    torch.set_rng_state(state[0])
+    if state[1]:
+        torch.cuda.set_rng_state_all(state[1])
+    np.random.set_state(state[2])  # noqa: NPY002
+    random.setstate(state[3])
 
 
 def seed_everything(seed: int) -> None:

@@ -17,14 +17,15 @@ from torch.utils.data import DataLoader
 
 from models.balancer import TASKS, Balancer
 from models.border import Cut, find_border
+from models.dual import Trainable
 from models.step_gradients import StepFigures, StepGradients
-from models.yolo import Network, fused
+from models.yolo import AnyModule, fused
 from utils.boxes import non_max_suppression, scale_boxes, xywh_to_xyxy
 from utils.dataset import Batch
 from utils.devices import Compute
 from utils.letterbox import Geometry
 from utils.log import progress
-from utils.loss import JointLoss, TaskLosses
+from utils.loss import JointLoss
 from utils.metrics import DetectionFigures, confusion_matrix, detection_figures, match
 from utils.optim import RunningMean, set_rates
 from utils.schedule import Schedule
@@ -32,7 +33,7 @@ from utils.view_metrics import ViewFigures, view_figures
 
 
 class MeanLosses(NamedTuple):
-    """Mean over an epoch's batches of the unweighted losses; ``view`` is NaN where no view is learned."""
+    """Mean over an epoch's batches of the unweighted losses; NaN for what is not learned."""
 
     box: float
     obj: float
@@ -62,7 +63,7 @@ class MultiScale:
 
 
 def train_one_epoch(
-    network: Network,
+    network: Trainable,
     loader: DataLoader[Batch],
     criterion: JointLoss,
     optimizer: torch.optim.Optimizer,
@@ -105,7 +106,7 @@ def train_one_epoch(
         with compute.autocast():
             cut = Cut(network, border, images)
         losses = criterion(cut.output.raw, cut.output.view, *to_device(batch, compute))
-        sums += torch.stack((*losses.parts, _stack(losses)[1])).detach()
+        sums += losses.columns()
         # weights change between optimizer steps only, so that one step's gradients share them
         weights = balancer.weights.clone()
         whole = interference_every > 0 and running_mean.updates % interference_every == 0
@@ -138,7 +139,7 @@ def train_one_epoch(
 
 
 @torch.no_grad()
-def restore_buffers(network: Network, healthy: Network) -> None:
+def restore_buffers(network: nn.Module, healthy: nn.Module) -> None:
     """Replace running statistics that a bad batch has made infinite or NaN by the averaged network's."""
     averaged = dict(healthy.named_buffers())
     for name, buffer in network.named_buffers():
@@ -168,12 +169,6 @@ def balance_row(
     row |= {"cosine/weight": figures.at_weight, "cosine/features": figures.at_features}
     row |= {"cosine/trunk": figures.over_trunk}
     return row | {f"cosine/{layer}": figures.by_layer.get(layer, math.nan) for layer in layers}
-
-
-def _stack(losses: TaskLosses) -> Tensor:
-    """The tasks' losses (2,), cut off from the graph; NaN for a view that is not learned."""
-    view = losses.view if losses.view is not None else losses.det.new_tensor(math.nan)
-    return torch.stack((losses.det, view)).detach()
 
 
 def _means(sums: Tensor, batches: int) -> MeanLosses:
@@ -249,7 +244,7 @@ class Evaluation:
     speed: Speed
 
 
-def inference_copy(network: Network, compute: Compute) -> Network:
+def inference_copy(network: AnyModule, compute: Compute) -> AnyModule:
     """The form in which every script evaluates a network: fused, in fp32, channels last, on the device."""
     return fused(network).float().to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -270,7 +265,7 @@ def evaluate(
 
     Args:
         network: gives :class:`models.yolo.Output` with decoded boxes; usually :func:`models.yolo.fused`.
-        nc: number of box classes.
+        nc: number of box classes; 0 for a classifier alone, whose frames then have no boxes, labelled or found.
         nv: number of views; 0 for a detector alone.
         criterion: losses to report beside the figures.
         operating: the confidence of :func:`utils.metrics.detection_figures`.
@@ -289,10 +284,13 @@ def evaluate(
             output = network(images)
         clock.append(_now(compute))
         boxes, views = to_device(batch, compute)
-        detections = non_max_suppression(
-            output.boxes, thresholds.conf, thresholds.iou, agnostic=thresholds.single_class, multi_label=True,
-            max_det=thresholds.max_det,
-        )  # fmt: skip
+        if output.boxes is None:
+            boxes, detections = boxes[:0], [boxes.new_zeros(0, 6) for _ in batch.indices]
+        else:
+            detections = non_max_suppression(
+                output.boxes, thresholds.conf, thresholds.iou, agnostic=thresholds.single_class, multi_label=True,
+                max_det=thresholds.max_det,
+            )  # fmt: skip
         if thresholds.single_class:
             for rows_of_frame in detections:
                 rows_of_frame[:, 5] = 0
@@ -300,7 +298,7 @@ def evaluate(
         seconds += np.diff(clock)
         if criterion is not None:
             losses = criterion(output.raw, output.view, boxes, views)
-            sums += torch.stack((*losses.parts, _stack(losses)[1]))
+            sums += losses.columns()
         probabilities = output.view.float().softmax(1).cpu() if output.view is not None else None
         for place, (index, geometry) in enumerate(zip(batch.indices, batch.geometries, strict=True)):
             shape = (images.shape[2], images.shape[3])

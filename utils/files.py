@@ -52,13 +52,18 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def check_name(name: str) -> None:
+    """Raise an InputError where ``--name`` is no single folder's name."""
+    if Path(name).name != name or name in ("", ".."):
+        raise InputError(f"--name {name!r}: expected a folder's name without a path; --project takes the path")
+
+
 def new_run_folder(project: Path, name: str, exist_ok: bool = False) -> Path:
     """Make ``project/name``, or the first free of ``name2``, ``name3``, ...
 
     Two runs that start at once get two folders. With ``exist_ok`` the folder is taken as it is.
     """
-    if Path(name).name != name or name in ("", ".."):
-        raise InputError(f"--name {name!r}: expected a folder's name without a path; --project takes the path")
+    check_name(name)
     project.mkdir(parents=True, exist_ok=True)
     if exist_ok:
         folder = project / name

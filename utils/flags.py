@@ -50,14 +50,24 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
 
 
-def parse(flags: Sequence[Flag], description: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
+def parse(
+    flags: Sequence[Flag],
+    description: str,
+    argv: Sequence[str] | None = None,
+    positional: tuple[str, str] | None = None,
+) -> argparse.Namespace:
     """Options from a command line; ``.typed`` is the set of names that stand on it.
+
+    Args:
+        positional: name and help of words without a flag, of which there may be any number.
 
     A refused flag ends the program as any usage error does: one line, and exit code 2.
     """
     parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for flag in flags:
         _add(parser, flag)
+    if positional:
+        parser.add_argument(positional[0], nargs="*", help=positional[1])
     given = vars(parser.parse_args(argv))
     refused = [flag for flag in flags if flag.refused and flag.name in given]
     if refused:
@@ -129,6 +139,8 @@ def _add(parser: argparse.ArgumentParser, flag: Flag) -> None:
 
 IMGSZ = "imgsz img img-size"
 BOOTSTRAP = Flag("bootstrap", 2000, "draws behind the 95% intervals of the figures; 0 for none", int)
+
+THREADS = Flag("threads", 0, "of the processor that a network trains with; 0: as many as there are cores", int)
 
 COMMON = (
     Flag("device", "", "cpu, a GPU's number, or mps; empty takes the first GPU, else the CPU"),

@@ -145,7 +145,7 @@ class FrameStore:
 
     def _key(self) -> str:
         """A name for these frames at this size: changes when a file does."""
-        digest = hashlib.sha256(f"1 {self.size} {self.preprocessor}".encode())
+        digest = hashlib.sha256(f"2 {self.size} {self.preprocessor}".encode())
         for path in self.files:
             state = path.stat() if path.exists() else None
             digest.update(

@@ -44,24 +44,38 @@ class Intervals:
 
 def intervals(outcomes: Outcomes, draws: int = DRAWS, seed: int = 0) -> Intervals:
     """Bootstrap all figures of :class:`utils.weighted.Sample`; one unit alone, or no draw asked for, gives none."""
-    unit, names, unit_of = _units(outcomes)
-    values: dict[Key, tuple[float, float]] = {}
-    if draws and len(names) > 1:
-        sample = Sample(outcomes, unit_of, len(names), by_patient=unit == "patients")
-        chunks = [sample.figures(weights) for weights in _draws(len(names), draws, seed)]
-        tail = expanded_tail(len(names))
-        for key in chunks[0]:
-            drawn = np.concatenate([chunk[key] for chunk in chunks])
-            drawn = drawn[~np.isnan(drawn)]
-            if len(drawn) > draws / 2 and np.ptp(drawn) > 1e-9:
-                low, high = np.quantile(drawn, (tail, 1 - tail)).tolist()
-                values[key] = (low, high)
-        if unit == "patients":
-            values |= _of_patients(outcomes)
+    unit, names, _ = units_of(outcomes)
+    found = {key: interval(drawn, len(names)) for key, drawn in drawn_figures(outcomes, draws, seed).items()}
+    values = {key: ends for key, ends in found.items() if ends is not None}
+    if draws and len(names) > 1 and unit == "patients":
+        values |= _of_patients(outcomes)
     return Intervals(unit, len(names), draws, values)
 
 
-def _units(outcomes: Outcomes) -> tuple[str, Sequence[str], Integers]:
+def drawn_figures(outcomes: Outcomes, draws: int, seed: int) -> dict[Key, Floats]:
+    """Every figure (draws,) in each draw, NaN where it is undefined; nothing of one unit alone.
+
+    Two evaluations of the same frames get the same draws from the same seed, so that their figures are paired.
+    """
+    unit, names, unit_of = units_of(outcomes)
+    if not draws or len(names) < 2:
+        return {}
+    sample = Sample(outcomes, unit_of, len(names), by_patient=unit == "patients")
+    chunks = [sample.figures(weights) for weights in _draws(len(names), draws, seed)]
+    return {key: np.concatenate([chunk[key] for chunk in chunks]) for key in chunks[0]}
+
+
+def interval(drawn: Floats, units: int) -> tuple[float, float] | None:
+    """Both ends over the draws; None of what is undefined in most of them, or the same in all."""
+    known = drawn[~np.isnan(drawn)]
+    if len(known) <= len(drawn) / 2 or np.ptp(known) <= 1e-9:
+        return None
+    tail = expanded_tail(units)
+    low, high = np.quantile(known, (tail, 1 - tail)).tolist()
+    return low, high
+
+
+def units_of(outcomes: Outcomes) -> tuple[str, Sequence[str], Integers]:
     """The largest units that the dataset names, and each frame's."""
     for unit, of_frame in (("patients", outcomes.patients), ("clips", outcomes.clips)):
         if of_frame is not None:

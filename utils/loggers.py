@@ -38,6 +38,8 @@ COLUMNS = (
     "weight/view",
     "leakage/patients",  # share of val's frames whose patient is in train, too; NaN where patients are not named
     "leakage/near_identical",  # share of val's frames that look like one of train
+    "epochs",  # that the training is to have
+    "seconds",  # that the training has taken up to here, without the time between a cut and its resumption
 )
 WIDTH = 20
 
@@ -57,6 +59,12 @@ class RunLogger:
         kept = (read_history(self.json_path) or read_results(self.csv_path)) if keep_epochs else []
         self.rows = kept[:keep_epochs]
         self._events = _event_writer(folder) if tensorboard else None
+
+    @property
+    def seconds(self) -> float:
+        """What the training has taken so far; 0 where that is not known."""
+        spent = self.rows[-1]["seconds"] if self.rows else 0.0
+        return 0.0 if math.isnan(spent) else spent
 
     def log(self, row: Mapping[str, float]) -> None:
         """Append an epoch; columns that are missing in ``row`` are NaN."""

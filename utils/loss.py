@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.classifier import Classifier
+from models.dual import AnyNetwork
 from models.heads import Detect
-from models.yolo import Network
 from utils.boxes import pair_iou
 from utils.config import Hyperparameters
 from utils.labels import UNLABELLED
@@ -184,34 +185,43 @@ class TaskLosses(NamedTuple):
     """Unweighted losses of a batch: the two tasks', and the parts of the first.
 
     Attributes:
-        det: scalar, sum of ``parts``.
-        view: scalar; None in a network without a view head.
+        det: scalar, sum of ``parts``; None of a classifier alone.
+        view: scalar; None of a network without a view head.
         parts: box, objectness and class loss.
     """
 
-    det: Tensor
+    det: Tensor | None
     view: Tensor | None
-    parts: DetectionLosses
+    parts: DetectionLosses | None
 
     def by_task(self) -> list[Tensor]:
-        """The losses of the tasks that the network has."""
-        return [self.det] if self.view is None else [self.det, self.view]
+        """The losses of the tasks that the network has: detection, view."""
+        return [loss for loss in (self.det, self.view) if loss is not None]
+
+    def columns(self) -> Tensor:
+        """(4,) box, objectness, class, view, cut off from the graph; NaN for what is not learned."""
+        like = self.by_task()[0].detach()
+        found = [*(self.parts or (None, None, None)), self.view]
+        return torch.stack([like.new_tensor(math.nan) if loss is None else loss.detach() for loss in found])
 
 
 class JointLoss:
     """Detection and view loss of a network's output, each unweighted and without the batch factor."""
 
-    def __init__(self, detection: DetectionLoss, view: ViewLoss | None) -> None:
+    def __init__(self, detection: DetectionLoss | None, view: ViewLoss | None) -> None:
         self.detection, self.view = detection, view
 
     def __call__(self, raw: Sequence[Tensor], logits: Tensor | None, boxes: Tensor, views: Tensor) -> TaskLosses:
         """Losses from Detect's maps and view logits against a batch's boxes (N, 6) and views (B,)."""
-        parts = self.detection(raw, boxes)
+        parts = self.detection(raw, boxes) if self.detection is not None else None
         view = self.view(logits, views) if self.view is not None and logits is not None else None
-        return TaskLosses(parts.total, view, parts)
+        return TaskLosses(None if parts is None else parts.total, view, parts)
 
     @classmethod
-    def of(cls, network: Network, hyp: Hyperparameters, image_size: int) -> JointLoss:
+    def of(cls, network: AnyNetwork, hyp: Hyperparameters, image_size: int) -> JointLoss:
         """The losses of a network, with the gains of a hyp file scaled to it and to the image size in pixels."""
-        scaled = hyp.scaled(len(network.detect.strides), network.nc, image_size)
-        return cls(DetectionLoss(network.detect, scaled), ViewLoss(hyp, network.nv) if network.nv else None)
+        detection = None
+        if not isinstance(network, Classifier) and network.nc:
+            scaled = hyp.scaled(len(network.detect.strides), network.nc, image_size)
+            detection = DetectionLoss(network.detect, scaled)
+        return cls(detection, ViewLoss(hyp, network.nv) if network.nv else None)

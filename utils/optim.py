@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import nn
 
-from models.yolo import Network
+from models.dual import Trainable
 from utils.schedule import Rates, ema_decay
 
 OPTIMIZERS = ("SGD", "Adam", "AdamW")
@@ -60,12 +60,12 @@ class RunningMean:
         updates: how many steps went into it.
     """
 
-    def __init__(self, network: Network, updates: int = 0) -> None:
+    def __init__(self, network: Trainable, updates: int = 0) -> None:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.updates = updates
 
     @torch.no_grad()
-    def update(self, network: Network) -> None:
+    def update(self, network: Trainable) -> None:
         """Move towards the network's present weights; counters are copied as they are."""
         self.updates += 1
         step = 1 - ema_decay(self.updates)

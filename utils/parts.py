@@ -61,12 +61,12 @@ def checked_dataset(options: argparse.Namespace, hyp: Hyperparameters) -> Datase
 
 def open_parts(
     config: DatasetConfig, options: argparse.Namespace, hyp: Hyperparameters, stride: int,
-    start: Checkpoint | None = None,
+    starts: Sequence[Checkpoint] = (),
 ) -> Parts:  # fmt: skip
     """Open both parts, made if the dataset is a generated one.
 
     Args:
-        start: whose weights the training starts from, or goes on from: what they have seen, this network has seen.
+        starts: whose weights the training starts from, or goes on from: what they have seen, this network has seen.
 
     Raises:
         InputError: options out of range, faulty data, and what ``--strict-data`` and ``--strict-groups`` do not allow.
@@ -92,7 +92,7 @@ def open_parts(
             f"{config.file}: train: no label file has a view row, but {options.hyp} has classification_enabled: true; "
             "hyp/detection_only.yaml trains boxes alone"
         )
-    trained_on, leakage, warnings = _compared(train_set, val_set, start)
+    trained_on, leakage, warnings = _compared(train_set, val_set, starts)
     if options.strict_groups:
         refuse(warnings, config)
     report(leakage)
@@ -104,11 +104,11 @@ def open_parts(
 
 
 def _compared(
-    train_set: EchoDataset, val_set: EchoDataset, start: Checkpoint | None
+    train_set: EchoDataset, val_set: EchoDataset, starts: Sequence[Checkpoint]
 ) -> tuple[Fingerprint, Leakage, list[str]]:
     """Whom the network will have seen, what validation has in common with them, and the warnings of it."""
     trained_on, warnings = Fingerprint.of(train_set), []
-    if start is not None:
+    for start in starts:
         content = start.content.get("trained_on")
         if content is None:
             warnings.append(f"{start.path.name}, from which the training starts, does not say what it was trained on")

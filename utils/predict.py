@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.yolo import Network
+from models.dual import AnyNetwork
 from utils import checkpoint
 from utils.boxes import non_max_suppression, scale_boxes
 from utils.devices import Compute, select_compute
@@ -48,7 +48,7 @@ class Predictor:
         conf_thres, iou_thres, classes, agnostic, max_det: of :func:`utils.boxes.non_max_suppression`.
     """
 
-    network: Network
+    network: AnyNetwork
     compute: Compute
     names: tuple[str, ...]
     view_names: tuple[str, ...]

@@ -15,18 +15,37 @@ FIGURES = "metrics.json"  # what a run writes last, but for pictures
 TAKES_EFFECT = {"resume", "traceback", "device", "workers"}  # flags that count beside --resume
 
 
-def latest_checkpoint(resume: str | bool) -> Path:
-    """The checkpoint that ``--resume`` means: the one given, or that of the latest run cut off below runs/."""
+def latest_checkpoint(resume: str | bool, pair: bool = False) -> Path:
+    """The checkpoint that ``--resume`` means: the one given, or that of the latest run cut off below runs/.
+
+    Args:
+        pair: of two networks, as train_dual_backbone.py trains them.
+    """
     if resume is not True:
         path = Path(str(resume)).expanduser().resolve()
         if path.parent.name != "weights":
             raise InputError(f"--resume {resume}: expected a checkpoint in its run's folder, as in exp/weights/last.pt")
+        found = checkpoint.read(path, mapped=True)
+        if "options" not in found.content:
+            return path  # a stripped one is refused for that
+        if is_part(found):
+            whole = path.parents[2] / "weights" / "last.pt"
+            raise InputError(f"{path}: expected a run's last.pt, got that of one of its two networks; take {whole}")
+        if found.is_pair != pair:
+            other = "train.py" if pair else "train_dual_backbone.py"
+            raise InputError(f"{path}: expected a run of this script, got one that {other} --resume goes on with")
         return path
-    found = sorted((ROOT / "runs").rglob("weights/last.pt"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in found:
-        if not finished(checkpoint.read(path)):
+    paths = sorted((ROOT / "runs").rglob("weights/last.pt"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in paths:
+        content = checkpoint.read(path, mapped=True)
+        if content.is_pair == pair and not is_part(content) and not finished(content):
             return path
-    raise InputError(f"--resume: none of {len(found)} runs below runs/ was cut off; name a last.pt")
+    raise InputError(f"--resume: none of {len(paths)} runs below runs/ was cut off; name a last.pt")
+
+
+def is_part(found: checkpoint.Checkpoint) -> bool:
+    """Whether this is the detector or the classifier of a run of both."""
+    return not found.is_pair and "classifier" in (found.content.get("options") or {})
 
 
 def ended(found: checkpoint.Checkpoint) -> bool:

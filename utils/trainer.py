@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from models.balancer import TASKS, Balancer
-from models.yolo import Network
-from utils import checkpoint, outcomes
+from models.dual import Trainable
+from utils import checkpoint
 from utils.balance_log import BalanceLog
 from utils.config import ROOT, Hyperparameters, plain
 from utils.dataset import Batch, EchoDataset, EpochSampler
@@ -37,7 +37,7 @@ from utils.schedule import Schedule
 class Learner:
     """A network and all that changes with it while it learns."""
 
-    network: Network
+    network: Trainable
     running_mean: RunningMean
     optimizer: torch.optim.Optimizer
     balancer: Balancer
@@ -51,7 +51,7 @@ class Plan:
 
     Attributes:
         folder: of the run.
-        names, view_names: of box classes and views.
+        names, view_names: of box classes and views; empty for what the network does not learn.
         image_size: pixels of the longer side.
         rect: whether frames are padded to whole strides only.
         patience: epochs without a better fitness after which training stops; 0 never stops.
@@ -90,6 +90,18 @@ class Plan:
     frame_weights: NDArray[np.float64] | None = None
     ended: bool = False
 
+    def fitness(self, evaluation: Evaluation) -> float:
+        """By which the best epoch is chosen: YOLOv5's fitness of the boxes; of a classifier alone the macro-F1."""
+        if self.names:
+            return evaluation.detection.fitness
+        return evaluation.view.macro_f1 if evaluation.view else 0.0
+
+    def figures(self, evaluation: Evaluation) -> dict[str, float]:
+        """What a checkpoint says of its worth."""
+        found = {"map50": evaluation.detection.map50, "map": evaluation.detection.map} if self.names else {}
+        view = evaluation.view
+        return found | ({"view_accuracy": view.accuracy, "view_macro_f1": view.macro_f1} if view else {})
+
     @property
     def last(self) -> Path:
         """The latest checkpoint, from which training can go on."""
@@ -116,110 +128,156 @@ class Outcome:
     """How a training ended.
 
     Attributes:
-        evaluation: of the last epoch.
+        evaluation: of the last epoch; None where a resumed training had none left to make.
         epochs: how many were trained, earlier parts of a resumed run included.
-        best_epoch: 1-based, of ``best.pt``.
-        seconds: this process's training took.
+        best_epoch: 1-based, of ``best.pt``; by part where its parts have each their own.
+        seconds: the training took, earlier parts included.
         peak_memory: bytes of RAM that this process held at most.
     """
 
-    evaluation: Evaluation
+    evaluation: Evaluation | None
     epochs: int
-    best_epoch: int
+    best_epoch: int | Mapping[str, int]
     seconds: float
     peak_memory: int
+
+
+class Training:
+    """The loop over epochs, a :meth:`step` each, so that several trainings can take turns in one process.
+
+    It leaves ``results.csv`` and checkpoints in the run folder.
+    """
+
+    def __init__(
+        self, learner: Learner, train_loader: DataLoader[Batch], val_loader: DataLoader[Batch], plan: Plan,
+        compute: Compute,
+    ) -> None:  # fmt: skip
+        (plan.folder / "weights").mkdir(exist_ok=True)
+        self._learner, self.plan, self._compute = learner, plan, compute
+        self._train_loader, self._val_loader = train_loader, val_loader
+        sampler, val_set = train_loader.sampler, val_loader.dataset
+        assert isinstance(sampler, EpochSampler) and isinstance(val_set, EchoDataset)
+        self._sampler: EpochSampler = sampler
+        self._val_set: EchoDataset = val_set
+        sampler.weights = plan.frame_weights
+        self._logger: RunLogger = RunLogger(plan.folder, plan.start_epoch)
+        joint = bool(plan.names and plan.view_names) and learner.criterion.view is not None
+        self._balance: BalanceLog | None = BalanceLog(plan.balance, plan.start_epoch) if joint else None
+        self._best_fitness: float = plan.best_fitness
+        self._best_epoch: int = plan.best_epoch
+        self._evaluation: Evaluation | None = None
+        self._seconds: float = self._logger.seconds
+        self.epochs: int = plan.start_epoch  # made so far
+        self.done: bool = plan.ended or self.epochs >= learner.schedule.epochs
+
+    def begin(self) -> None:
+        """Save the network as it is before the first epoch, so that a checkpoint is there from the start."""
+        if not self.plan.last.exists():
+            self._save(-1, None, False)
+
+    def step(self) -> None:
+        """Train and validate for an epoch, log it, save it."""
+        started = time.perf_counter()
+        learner, plan, epoch = self._learner, self.plan, self.epochs
+        self._sampler.epoch = epoch
+        result = train_one_epoch(
+            learner.network, self._train_loader, learner.criterion, learner.optimizer, learner.balancer,
+            learner.running_mean, learner.schedule, self._compute, epoch, plan.hyp.clip_grad_norm, plan.multi_scale,
+            self._balance.append if self._balance else None, plan.interference_every,
+        )  # fmt: skip
+        _check(result, epoch, plan)
+        last = epoch == learner.schedule.epochs - 1
+        evaluation = None
+        if plan.validate_every_epoch or last:
+            evaluation = validate(learner, self._val_loader, plan, self._compute)
+        fitness = plan.fitness(evaluation) if evaluation else self._best_fitness
+        # equal counts as better, as in YOLOv5: an early stage at fitness 0 is no lack of progress
+        improved = evaluation is not None and fitness >= self._best_fitness
+        if improved:
+            self._best_fitness, self._best_epoch = fitness, epoch
+        stopping = evaluation is not None and 0 < plan.patience <= epoch - self._best_epoch
+        if evaluation and plan.image_weights and isinstance(self._train_loader.dataset, EchoDataset):
+            self._sampler.weights = frame_weights(self._train_loader.dataset, evaluation, len(plan.names))
+        self._seconds += time.perf_counter() - started
+        row = _row(epoch, learner, plan, result, evaluation)
+        self._logger.log({**row, **plan.leakage, "epochs": learner.schedule.epochs, "seconds": self._seconds})
+        if self._balance is not None:
+            self._logger.log_steps(self._balance.flush())
+        self.epochs, self._evaluation, self.done = epoch + 1, evaluation, last or stopping
+        if plan.save_every_epoch or self.done:
+            self._save(epoch, evaluation, improved or epoch == 0)
+        if stopping:
+            LOGGER.info("No better fitness for %d epochs: stopped after epoch %d", plan.patience, epoch + 1)
+
+    def _save(self, epoch: int, evaluation: Evaluation | None, improved: bool) -> None:
+        if not self.plan.save_every_epoch and epoch >= 0:
+            improved, self._best_epoch = True, epoch  # what is saved last is all there is
+        content = _content(self._learner, self.plan, epoch, self._best_fitness, self._best_epoch, evaluation)
+        content["operating"] = OperatingPoint.of(evaluation, self._val_set).content() if evaluation else None
+        content["finished"] = self.done
+        weights = self._sampler.weights
+        content["frame_weights"] = None if weights is None else torch.from_numpy(weights)
+        _save(content, self.plan, epoch, improved)
+
+    def finish(self) -> Outcome:
+        """Close the logs and strip ``best.pt``, once the last step is made."""
+        self._logger.close()
+        if self._balance is not None:
+            self._balance.close()
+        if self._learner.balancer.skipped:
+            LOGGER.warning(
+                "%d steps changed no task's weight: a gradient norm was 0 or not finite", self._learner.balancer.skipped
+            )
+        checkpoint.strip(self.plan.best)
+        return Outcome(self._evaluation, self.epochs, self._best_epoch + 1, self._seconds, peak_memory())
 
 
 def fit(
     learner: Learner, train_loader: DataLoader[Batch], val_loader: DataLoader[Batch], plan: Plan, compute: Compute
 ) -> Outcome:
-    """Train to the schedule's end; leaves ``results.csv`` and checkpoints in the run folder."""
-    (plan.folder / "weights").mkdir(exist_ok=True)
-    started = time.perf_counter()
-    logger = RunLogger(plan.folder, plan.start_epoch)
-    balance = BalanceLog(plan.balance, plan.start_epoch) if plan.view_names else None
-    best_fitness, best_epoch = plan.best_fitness, plan.best_epoch
-    sampler, val_set = train_loader.sampler, val_loader.dataset
-    assert isinstance(sampler, EpochSampler) and isinstance(val_set, EchoDataset)
-    sampler.weights = plan.frame_weights
-    epochs = learner.schedule.epochs
-    epoch, evaluation = plan.start_epoch - 1, None
-    for epoch in range(plan.start_epoch, 0 if plan.ended else epochs):
-        sampler.epoch = epoch
-        result = train_one_epoch(
-            learner.network, train_loader, learner.criterion, learner.optimizer, learner.balancer,
-            learner.running_mean, learner.schedule, compute, epoch, plan.hyp.clip_grad_norm, plan.multi_scale,
-            balance.append if balance else None, plan.interference_every,
-        )  # fmt: skip
-        _check(result, epoch, plan)
-        last = epoch == epochs - 1
-        evaluation = _validate(learner, val_loader, plan, compute) if plan.validate_every_epoch or last else None
-        fitness = evaluation.detection.fitness if evaluation else best_fitness
-        # equal counts as better, as in YOLOv5: an early stage at fitness 0 is no lack of progress
-        improved = evaluation is not None and fitness >= best_fitness
-        if improved:
-            best_fitness, best_epoch = fitness, epoch
-        stopping = evaluation is not None and 0 < plan.patience <= epoch - best_epoch
-        if evaluation and plan.image_weights and isinstance(train_loader.dataset, EchoDataset):
-            sampler.weights = frame_weights(train_loader.dataset, evaluation, len(plan.names))
-        logger.log(_row(epoch, learner, result, evaluation) | plan.leakage)
-        if balance is not None:
-            logger.log_steps(balance.flush())
-        if plan.save_every_epoch or last or stopping:
-            if not plan.save_every_epoch:
-                improved, best_epoch = True, epoch  # what is saved last is all there is
-            content = _content(learner, plan, epoch, best_fitness, best_epoch, evaluation)
-            content["operating"] = OperatingPoint.of(evaluation, val_set).content() if evaluation else None
-            content["finished"] = last or stopping
-            content["frame_weights"] = None if sampler.weights is None else torch.from_numpy(sampler.weights)
-            _save(content, plan, epoch, improved or epoch == 0)
-        if stopping:
-            LOGGER.info("No better fitness for %d epochs: stopped after epoch %d", plan.patience, epoch + 1)
-            break
-    logger.close()
-    if balance is not None:
-        balance.close()
-    if learner.balancer.skipped:
-        LOGGER.warning(
-            "%d steps changed no task's weight: a gradient norm was 0 or not finite", learner.balancer.skipped
-        )
-    if evaluation is None:
-        evaluation = _validate(learner, val_loader, plan, compute)
-    outcomes.save(plan.outcomes, outcomes.outcomes_of(evaluation, val_set, plan.view_names))
-    checkpoint.strip(plan.best)
-    return Outcome(evaluation, epoch + 1, best_epoch + 1, time.perf_counter() - started, peak_memory())
+    """Train to the schedule's end."""
+    training = Training(learner, train_loader, val_loader, plan, compute)
+    while not training.done:
+        training.step()
+    return training.finish()
 
 
 def _check(result: EpochResult, epoch: int, plan: Plan) -> None:
     """Stop when an epoch's losses are no numbers any more; the checkpoints stay as the last good epoch left them."""
     if result.skipped:
         LOGGER.warning("epoch %d: %d steps skipped, their gradient was not finite", epoch + 1, result.skipped)
-    learned = result.losses if plan.view_names else result.losses[:3]
+    losses = result.losses
+    learned = (losses[:3] if plan.names else ()) + (losses[3:] if plan.view_names else ())
     if not np.isfinite(learned).all():
         kept = f"; the epoch before it is in {plan.last}" if plan.last.exists() else ""
         raise InputError(f"epoch {epoch + 1}: the loss is not finite: try a lower lr0 or --no-amp{kept}")
 
 
-def _validate(learner: Learner, loader: DataLoader[Batch], plan: Plan, compute: Compute) -> Evaluation:
+def validate(learner: Learner, loader: DataLoader[Batch], plan: Plan, compute: Compute) -> Evaluation:
+    """Evaluate the averaged weights."""
     network = inference_copy(learner.running_mean.network, compute)
     nc, nv = len(plan.names), len(plan.view_names)
     return evaluate(network, loader, nc, nv, compute, plan.thresholds, learner.criterion)
 
 
-def _row(epoch: int, learner: Learner, result: EpochResult, evaluation: Evaluation | None) -> dict[str, float]:
+def _row(
+    epoch: int, learner: Learner, plan: Plan, result: EpochResult, evaluation: Evaluation | None
+) -> dict[str, float]:
     row = {"epoch": float(epoch)}
     row |= {f"train/{name}_loss": value for name, value in result.losses._asdict().items()}
     row |= {f"x/lr{i}": group["lr"] for i, group in enumerate(learner.optimizer.param_groups)}
-    row |= {f"weight/{task}": float(w) for task, w in zip(TASKS, learner.balancer.weights, strict=False)}
+    if plan.names:
+        row |= {f"weight/{task}": float(w) for task, w in zip(TASKS, learner.balancer.weights, strict=False)}
     if evaluation is not None:
         figures = evaluation.detection
-        row |= {
-            "metrics/precision": figures.mean_precision,
-            "metrics/recall": figures.mean_recall,
-            "metrics/mAP_0.5": figures.map50,
-            "metrics/mAP_0.5:0.95": figures.map,
-            "metrics/F1": figures.mean_f1,
-        }
+        if plan.names:
+            row |= {
+                "metrics/precision": figures.mean_precision,
+                "metrics/recall": figures.mean_recall,
+                "metrics/mAP_0.5": figures.map50,
+                "metrics/mAP_0.5:0.95": figures.map,
+                "metrics/F1": figures.mean_f1,
+            }
         if evaluation.losses is not None:
             row |= {f"val/{name}_loss": value for name, value in evaluation.losses._asdict().items()}
         if evaluation.view is not None:
@@ -242,7 +300,7 @@ def _content(
         "epoch": epoch,
         "best_fitness": best_fitness,
         "best_epoch": best_epoch,
-        "figures": {} if evaluation is None else {"map50": evaluation.detection.map50, "map": evaluation.detection.map},
+        "figures": {} if evaluation is None else plan.figures(evaluation),
         **plan.remembered,
         "ema": learner.running_mean.network.state_dict(),
         "updates": learner.running_mean.updates,
@@ -260,16 +318,17 @@ def _save(content: Mapping[str, Any], plan: Plan, epoch: int, is_best: bool) -> 
     if is_best:  # before last.pt, which says which epoch is the best: a kill in between must not make that untrue
         checkpoint.save(plan.best, content)
     checkpoint.save(plan.last, content)
-    if plan.save_period > 0 and epoch % plan.save_period == 0:
+    if plan.save_period > 0 and epoch >= 0 and epoch % plan.save_period == 0:
         checkpoint.save(plan.folder / "weights" / f"epoch{epoch}.pt", content)
 
 
-def restore(learner: Learner, content: Mapping[str, Any], path: Path) -> None:
-    """Put a learner back to where a checkpoint of :func:`fit` was written.
+def restore(learner: Learner, plan: Plan, resumed: checkpoint.Checkpoint) -> Plan:
+    """Put a learner back to where a checkpoint of a :class:`Training` was written, and return the plan of the rest.
 
     Raises:
         InputError: a stripped checkpoint, which lacks the optimizer.
     """
+    content, path = resumed.content, resumed.path
     missing = [key for key in ("network", "optimizer", "balancer", "random") if key not in content]
     if missing:
         raise InputError(
@@ -281,6 +340,12 @@ def restore(learner: Learner, content: Mapping[str, Any], path: Path) -> None:
     learner.optimizer.load_state_dict(content["optimizer"])
     learner.balancer.load_state_dict(content["balancer"])
     torch.set_rng_state(content["random"])
+    weights = content["frame_weights"]
+    return replace(
+        plan, start_epoch=content["epoch"] + 1, best_fitness=content["best_fitness"],
+        best_epoch=content["best_epoch"], frame_weights=None if weights is None else weights.numpy(),
+        ended=content["finished"],
+    )  # fmt: skip
 
 
 def frame_weights(dataset: EchoDataset, evaluation: Evaluation, nc: int) -> NDArray[np.float64]:

@@ -1,0 +1,62 @@
+"""Trainings of a benchmark as rows of a csv, one appended when each is finished, so that none is made twice."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from utils.config import find_file, from_root
+from utils.flags import Flag
+from utils.log import InputError
+from utils.splits import read_folds
+
+DATA_FLAGS = (
+    Flag("folds", "", "folder of utils.splits: each fold in turn"),
+    Flag("data", "", "dataset yaml, instead of folds"),
+    Flag("only-folds", (), "numbers of the folds to take (all)", int, nargs="+"),
+)
+
+
+def chosen_data(options: argparse.Namespace) -> list[Path]:
+    """The dataset yamls that the options of :data:`DATA_FLAGS` name."""
+    if bool(options.folds) == bool(options.data):
+        raise InputError("--folds and --data: expected one of them")
+    yamls = read_folds(from_root(options.folds)) if options.folds else [find_file(options.data, "data", flag="--data")]
+    wrong = [number for number in options.only_folds if not 0 < number <= len(yamls)]
+    if wrong:
+        raise InputError(f"--only-folds: expected numbers from 1 to {len(yamls)}, got {wrong[0]}")
+    return [yamls[number - 1] for number in options.only_folds] or yamls
+
+
+def figure_at(content: Any, place: Sequence[str]) -> float | None:
+    """A figure of metrics.json by the names that lead to it; None where one of them is absent."""
+    for name in place:
+        content = None if content is None else content.get(name)
+    return None if content is None else float(content)
+
+
+def find_row(path: Path, key: dict[str, str]) -> dict[str, str] | None:
+    """The row of a finished training, if there is one."""
+    return next((row for row in read_rows(path) if key.items() <= row.items()), None)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of the csv; none of an absent one."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def append_row(path: Path, columns: Sequence[str], row: dict[str, Any]) -> None:
+    """Add a finished training; a new csv begins with the ``columns``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.is_file()
+    with path.open("a", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow({k: "" if v is None else f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()})

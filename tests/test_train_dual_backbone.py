@@ -1,0 +1,464 @@
+"""train_dual_backbone.py: two trainings that know nothing of each other, one run, one checkpoint of both."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+import yaml
+from torch import Tensor
+
+import detect
+import train
+import train_dual_backbone
+import val
+from models.yolo import Network
+from tests.scripts import phantom_yaml, tiny_cfg
+from tests.test_dual import memory
+from tests.test_resume import cut
+from train_dual_backbone import FLAGS, PARTS, open_task, prepared
+from utils import splits
+from utils.checkpoint import Checkpoint, read, save
+from utils.config import ROOT
+from utils.engine import Evaluation
+from utils.flags import from_keywords, parse
+from utils.log import InputError
+from utils.loggers import read_results
+from utils.trainer import Plan
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small data, tiny networks, and a hyp file with dropout, so that random numbers matter."""
+    folder = tmp_path_factory.mktemp("dual")
+    phantom_yaml(folder)
+    tiny_cfg(folder)
+    tiny_cfg(folder, "models/hub/yolov5s.yaml")
+    hyp = yaml.safe_load((ROOT / "hyp" / "joint_training_rules.yaml").read_text())
+    (folder / "hyp.yaml").write_text(yaml.safe_dump({**hyp, "view_dropout": 0.3}))
+    return folder
+
+
+def keywords(place: Path, **changes: Any) -> dict[str, Any]:
+    """Of a two-epoch run of a tiny detector and YOLOv5n's backbone, with what ``changes`` say instead."""
+    return {
+        "data": str(place / "small.yaml"), "cfg": str(place / "tiny-yolov5n.yaml"), "hyp": str(place / "hyp.yaml"),
+        "classifier": "yolov5n", "imgsz": 64, "batch_size": 8, "epochs": 2, "project": str(place / "runs"),
+        "noplots": True, "bootstrap": 0, "threads": 1, "workers": 0, "save_period": 1, **changes,
+    }  # fmt: skip
+
+
+def fit(place: Path, name: str, **changes: Any) -> Path:
+    return train_dual_backbone.run(**keywords(place, name=name, **changes))
+
+
+def tiny(place: Path) -> str:
+    """A ``--classifier`` that is quicker than YOLOv5n."""
+    return str(place / "tiny-yolov5s.yaml")
+
+
+def options_of(place: Path, **changes: Any) -> argparse.Namespace:
+    return from_keywords(FLAGS, keywords(place, **changes))
+
+
+@pytest.fixture(scope="module")
+def turns(place: Path) -> Path:
+    """A run whose parts took turns."""
+    return fit(place, "turns")
+
+
+@pytest.fixture(scope="module")
+def parallel(place: Path) -> Path:
+    """The same run, in two processes."""
+    return fit(place, "parallel", parallel=True)
+
+
+def alone(place: Path, name: str, folder: Path, **changes: Any) -> Path:
+    """Train one part with no other one anywhere; returns the folder that it would lie in."""
+    setting = prepared(options_of(place, **changes), None)
+    folder.mkdir()
+    task = open_task(setting, name, folder / name)
+    with task.stream:
+        task.training.begin()
+    while not task.training.done:
+        task.step()
+    task.training.finish()
+    return folder
+
+
+def content(folder: Path, part: str, file: str = "last") -> dict[str, Any]:
+    found: dict[str, Any] = torch.load(folder / part / "weights" / f"{file}.pt", weights_only=True)
+    return found
+
+
+def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+def same_part(first: Path, second: Path, part: str) -> bool:
+    """Whether a part's weights, their mean and its best ones are bit-identical in two runs."""
+    a, b = content(first, part), content(second, part)
+    best = content(first, part, "best")["ema"], content(second, part, "best")["ema"]
+    return equal(a["network"], b["network"]) and equal(a["ema"], b["ema"]) and equal(*best)
+
+
+def figures(run: Path) -> list[dict[str, float]]:
+    """The rows of its results.csv, but for the time it took; an empty cell as -1."""
+    rows = read_results(run / "results.csv")
+    return [
+        {name: -1.0 if math.isnan(cell) else cell for name, cell in row.items() if name != "seconds"} for row in rows
+    ]
+
+
+# What they share: nothing.
+
+
+def test_the_two_have_no_parameter_buffer_or_running_mean_in_common(place: Path) -> None:
+    setting = prepared(options_of(place), None)
+    (place / "storage").mkdir()
+    tasks = {name: open_task(setting, name, place / "storage" / name) for name in PARTS}
+    learners = {name: task.training._learner for name, task in tasks.items()}
+    seen: set[int] = set()
+    for name in PARTS:
+        for network in (learners[name].network, learners[name].running_mean.network):
+            own = memory(network)
+            assert own and not own & seen
+            seen |= own
+        stepped = {p.data_ptr() for group in learners[name].optimizer.param_groups for p in group["params"]}
+        assert stepped == {p.data_ptr() for p in setting.networks[name].parameters()}
+    detector, classifier = learners["detector"], learners["classifier"]
+    assert isinstance(detector.optimizer, torch.optim.SGD) and isinstance(classifier.optimizer, torch.optim.AdamW)
+    assert (detector.schedule.lr0, classifier.schedule.lr0) == (setting.hyp.lr0, setting.hyp.classifier_lr0)
+    assert detector.criterion.view is None and classifier.criterion.detection is None
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_ends_bit_for_bit_as_if_the_other_were_not_there(
+    place: Path, turns: Path, tmp_path: Path, part: str
+) -> None:
+    assert same_part(turns, alone(place, part, tmp_path / "alone"), part)
+
+
+def test_a_resnet_ends_bit_for_bit_as_if_the_detector_were_not_there(place: Path, tmp_path: Path) -> None:
+    one: dict[str, Any] = {"classifier": "resnet18", "epochs": 1}
+    folder = fit(place, "resnet", **one)
+    assert read(folder / "weights" / "best.pt").content["description"]["classifier"]["dropout"] == 0.3
+    assert same_part(folder, alone(place, "classifier", tmp_path / "alone", **one), "classifier")
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_in_two_processes_a_part_ends_bit_for_bit_as_in_turns(turns: Path, parallel: Path, part: str) -> None:
+    assert same_part(turns, parallel, part)
+    assert figures(turns) == figures(parallel)
+    first, second = (json.loads((run / "metrics.json").read_text()) for run in (turns, parallel))
+    for found in (first, second):
+        for key in ("settings", "speed_ms"):  # of paths and clocks
+            found.pop(key)
+    assert first == second
+    assert "epoch 2/2" in (parallel / part / "log.txt").read_text()
+
+
+def test_dropout_does_draw_random_numbers(place: Path, tmp_path: Path) -> None:
+    quick: dict[str, Any] = {"classifier": tiny(place), "epochs": 1}
+    first = alone(place, "classifier", tmp_path / "first", **quick)
+    other = alone(place, "classifier", tmp_path / "other", **quick, hyp="joint_training_rules.yaml")  # 0.1, not 0.3
+    assert not equal(content(first, "classifier")["network"], content(other, "classifier")["network"])
+
+
+# One run of both.
+
+
+def test_one_log_has_the_figures_of_both(turns: Path) -> None:
+    rows = figures(turns)
+    assert [row["epoch"] for row in rows] == [0, 1]
+    for place_of, part in (("train/box_loss", "detector"), ("train/view_loss", "classifier")):
+        history = json.loads((turns / part / "training_history.json").read_text())
+        assert [row[place_of] for row in rows] == pytest.approx([row[place_of] for row in history])
+        assert all(row[place_of] > 0 for row in rows)
+    spent = [json.loads((turns / part / "training_history.json").read_text())[-1]["seconds"] for part in PARTS]
+    assert read_results(turns / "results.csv")[-1]["seconds"] == pytest.approx(sum(spent))
+
+
+def test_one_best_checkpoint_holds_both_each_of_its_own_best_epoch(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fitness(plan: Plan, evaluation: Evaluation) -> float:
+        given = seen.setdefault(bool(plan.names), [2.0, 1.0] if plan.names else [1.0, 2.0])
+        return given.pop(0)
+
+    seen: dict[bool, list[float]] = {}
+    monkeypatch.setattr(Plan, "fitness", fitness)
+    folder = fit(place, "best", classifier=tiny(place))
+    best, last = (read(folder / "weights" / f"{name}.pt") for name in ("best", "last"))
+    assert best.content["epochs"] == {"detector": 1, "classifier": 2}
+    assert last.content["epochs"] == {"detector": 2, "classifier": 2}
+    for found, epochs in ((best, {"detector": 0, "classifier": 1}), (last, {"detector": 1, "classifier": 1})):
+        for part in PARTS:
+            assert equal(found.part(part), content(folder, part, f"epoch{epochs[part]}")["ema"])
+    settings = json.loads((folder / "metrics.json").read_text())["settings"]
+    assert settings["best_epoch"] == {"detector": 1, "classifier": 2}
+
+
+def test_val_of_the_last_checkpoint_gives_the_last_row_of_the_log_and_the_runs_figures(
+    place: Path, turns: Path
+) -> None:
+    found = val.run(
+        weights=str(turns / "weights" / "last.pt"), data=str(place / "small.yaml"), project=str(place / "val"),
+        bootstrap=0,
+    )  # fmt: skip
+    row, own = read_results(turns / "results.csv")[-1], json.loads((turns / "metrics.json").read_text())
+    of_view = {"metrics/view_accuracy": "accuracy", "metrics/view_macro_f1": "macro_f1"}
+    for column, key in {"metrics/mAP_0.5": "map50", "metrics/mAP_0.5:0.95": "map", "metrics/F1": "f1"}.items():
+        assert found[key] == pytest.approx(row[column], abs=1e-6) and found[key] == pytest.approx(own[key], abs=1e-6)
+    for column, key in of_view.items():
+        assert found["view"][key] == pytest.approx(row[column], abs=1e-6)
+        assert found["view"][key] == pytest.approx(own["view"][key], abs=1e-6)
+    losses = [row[f"val/{name}_loss"] for name in ("box", "obj", "cls", "view")]
+    assert all(math.isfinite(loss) for loss in losses)
+    assert [own["loss"][name] for name in ("box", "obj", "cls", "view")] == pytest.approx(losses, rel=1e-5)
+
+
+def test_val_and_detect_take_the_best_checkpoint_as_a_joint_ones(place: Path, turns: Path) -> None:
+    best = str(turns / "weights" / "best.pt")
+    found = val.run(weights=best, data=str(place / "small.yaml"), project=str(place / "val"), bootstrap=0)
+    assert found["labels"] > 0 and found["view"]["accuracy"] >= 0
+    frame = min((place / "phantom" / "images" / "val").iterdir())
+    detect.run(
+        weights=best, source=str(frame), project=str(place / "detect"), name="one", save_csv=True, nosave=True,
+        conf_thres=0.001, exist_ok=True,
+    )  # fmt: skip
+    assert (place / "detect" / "one" / "predictions.csv").read_text().count("\n") >= 2
+
+
+# What they start from.
+
+
+@pytest.fixture(scope="module")
+def joint(place: Path) -> Path:
+    """A checkpoint of a joint network."""
+    torch.manual_seed(5)
+    description = yaml.safe_load((place / "tiny-yolov5n.yaml").read_text())
+    return cut(Network(description, nc=4, nv=3), place / "joint" / "weights" / "best.pt").path
+
+
+def counted(log: str, path: Path) -> list[int]:
+    """Of the line that says how much of a file fitted: matched, and of how many."""
+    (line,) = [line for line in log.splitlines() if str(path) in line and "tensors matched" in line]
+    return [int(word) for word in line.split(f"{path}: ")[1].split() if word.isdigit()]
+
+
+def test_the_detector_starts_from_any_checkpoint_with_boxes(
+    place: Path, turns: Path, joint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    best = turns / "weights" / "best.pt"
+    for path in (joint, best):
+        with caplog.at_level("INFO", logger="echo"):
+            detector = prepared(options_of(place, weights=str(path), noautoanchor=True), None).networks
+        state, start = detector["detector"].state_dict(), read(path).part("detector")
+        assert all(torch.equal(state[name], start[name]) for name in state if not name.endswith(".anchors"))
+        # anchors are not loaded where --cfg is typed, as in YOLOv5
+        assert counted(caplog.text, path) == [len(state) - 1, len(state)]
+
+
+def classifier_file(turns: Path, folder: Path, kind: str) -> tuple[Path, str, dict[str, Tensor]]:
+    """A file to start a classifier from, the classifier, and the tensors that it must then have."""
+    if kind == "torchvision":
+        state = dict(torchvision.models.resnet18().state_dict())
+        torch.save(state, folder / "resnet18.pth")
+        expected = {f"backbone.{name}": tensor for name, tensor in state.items() if not name.startswith("fc.")}
+        return folder / "resnet18.pth", "resnet18", expected
+    pair = turns / "weights" / "best.pt"
+    path = pair if kind == "pair" else turns / "classifier" / "weights" / "best.pt"
+    return path, "yolov5n", read(pair).part("classifier")
+
+
+@pytest.mark.parametrize("kind", ["pair", "part", "torchvision"])
+def test_the_classifier_starts_from_checkpoints_and_torchvisions_files(
+    place: Path, turns: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    path, name, expected = classifier_file(turns, tmp_path, kind)
+    options = options_of(place, classifier=name, classifier_weights=str(path))
+    with caplog.at_level("INFO", logger="echo"):
+        state = prepared(options, None).networks["classifier"].state_dict()
+    assert len(expected) > 100 and all(torch.equal(state[key], tensor) for key, tensor in expected.items())
+    assert counted(caplog.text, path) == [len(expected), len(state)]
+
+
+def test_imagenets_weights_are_not_fetched_unasked(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.delattr(torch.hub, "download_url_to_file")
+    options = options_of(place, classifier="resnet18", classifier_weights="imagenet")
+    with pytest.raises(InputError, match=r"resnet18-f37072fd\.pth: no such file; --download fetches it"):
+        prepared(options, None)
+
+
+def test_train_starts_from_the_detector_of_a_pair(place: Path, turns: Path) -> None:
+    options = from_keywords(train.FLAGS, {"cfg": str(place / "tiny-yolov5n.yaml")})
+    start = read(turns / "weights" / "best.pt")
+    setting = prepared(options_of(place, noautoanchor=True), None)
+    state = train.build_network(setting.config, options, setting.hyp, start).state_dict()
+    own = {name: tensor for name, tensor in start.part("detector").items() if not name.endswith(".anchors")}
+    assert len(own) > 100 and all(torch.equal(state[name], tensor) for name, tensor in own.items())
+
+
+def seen_by(place: Path, **changes: Any) -> dict[str, Any]:
+    """What checkpoints will say that both were trained on."""
+    found = prepared(options_of(place, **changes), None).parts.trained_on.content()
+    return {key: value.tolist() if isinstance(value, Tensor) else value for key, value in found.items()}
+
+
+def test_both_know_whom_the_classifiers_first_weights_have_seen(place: Path, turns: Path) -> None:
+    swapped = (place / "small.yaml").read_text().replace("train: images/train", "train: images/test")
+    (place / "swapped.yaml").write_text(swapped)
+    seen = prepared(options_of(place, data=str(place / "swapped.yaml")), None).parts.trained_on
+    start = read(turns / "classifier" / "weights" / "best.pt")
+    save(place / "seen.pt", {**start.content, "trained_on": seen.content()})
+    both = seen_by(place, classifier_weights=str(place / "seen.pt"))
+    assert both != seen_by(place)
+
+
+# A run that was cut, and goes on.
+
+
+def cut_run(run: Path, place: Path, name: str, parts: tuple[str, ...]) -> Path:
+    """A copy of a run as if it had been cut: some of its parts stand after the first epoch."""
+    folder = place / "runs" / name
+    shutil.copytree(run, folder)
+    (folder / "metrics.json").unlink()
+    for part in parts:
+        weights = folder / part / "weights"
+        (weights / "last.pt").write_bytes((weights / "epoch0.pt").read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize("parts", [("detector",), ("classifier",), PARTS, ()], ids=str)
+def test_a_run_that_was_cut_ends_as_an_uninterrupted_one(place: Path, turns: Path, parts: tuple[str, ...]) -> None:
+    folder = cut_run(turns, place, f"cut-{'-'.join(parts)}", parts)
+    assert train_dual_backbone.run(resume=str(folder / "weights" / "last.pt")) == folder
+    assert figures(folder) == figures(turns)
+    for part in PARTS:
+        assert equal(content(folder, part)["network"], content(turns, part)["network"])
+    for file in ("best", "last"):
+        expected, got = (read(run / "weights" / f"{file}.pt").content for run in (turns, folder))
+        assert equal(got["ema"], expected["ema"]) and got["epochs"] == expected["epochs"]
+    expected, got = (json.loads((run / "metrics.json").read_text()) for run in (turns, folder))
+    assert [got[key] for key in ("map50", "f1", "view", "loss")] == [
+        expected[key] for key in ("map50", "f1", "view", "loss")
+    ]
+    assert got["settings"]["best_epoch"] == expected["settings"]["best_epoch"]
+
+
+def test_a_run_in_two_processes_that_was_cut_ends_as_an_uninterrupted_one(place: Path, parallel: Path) -> None:
+    folder = cut_run(parallel, place, "cut-parallel", ("classifier",))  # the other process is not needed
+    assert train_dual_backbone.run(resume=str(folder / "weights" / "last.pt")) == folder
+    assert figures(folder) == figures(parallel)
+    for part in PARTS:
+        assert same_part(folder, parallel, part)
+
+
+def test_layers_that_are_frozen_stay_so_when_a_run_goes_on(place: Path) -> None:
+    folder = fit(place, "frozen", classifier=tiny(place), freeze=[3])
+    kept = {
+        name: tensor
+        for name, tensor in content(folder, "detector")["network"].items()
+        if int(name.split(".")[1]) < 3 and name.endswith(("weight", "bias"))
+    }
+    again = cut_run(folder, place, "frozen-cut", ("detector",))
+    train_dual_backbone.run(resume=str(again / "weights" / "last.pt"))
+    state = content(again, "detector")["network"]
+    assert kept and all(torch.equal(state[name], tensor) for name, tensor in kept.items())
+    assert equal(state, content(folder, "detector")["network"])
+
+
+def test_each_script_names_the_other_for_the_runs_of_the_other(turns: Path, joint: Path) -> None:
+    last = joint.with_name("last.pt")
+    last.write_bytes(joint.read_bytes())
+    goes_on: list[tuple[Callable[..., Path], Path, str]] = [
+        (train.run, turns / "weights" / "last.pt", "train_dual_backbone.py --resume goes on with"),
+        (train_dual_backbone.run, last, "train.py --resume goes on with"),
+        (train.run, turns / "detector" / "weights" / "last.pt", "that of one of its two networks"),
+        (train_dual_backbone.run, turns / "classifier" / "weights" / "last.pt", "that of one of its two networks"),
+        (train_dual_backbone.run, turns / "weights" / "last.pt", "its training is finished"),
+        (train_dual_backbone.run, turns / "weights" / "best.pt", "got a stripped one"),
+    ]
+    for script, path, words in goes_on:
+        with pytest.raises(InputError, match=words) as caught:
+            script(resume=str(path))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_new_run_in_the_folder_of_an_old_one_does_not_begin_with_its_weights(
+    place: Path, turns: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(turns, place / "runs" / "again")
+
+    def look(*_: Any) -> int:
+        left = sorted(path.relative_to(place / "runs" / "again").as_posix() for path in
+                      (place / "runs" / "again").rglob("*st.pt"))  # fmt: skip
+        raise InputError(f"found {left}")
+
+    monkeypatch.setattr(train_dual_backbone, "side_by_side", look)
+    with pytest.raises(InputError, match=r"found \[\]"):
+        fit(place, "again", exist_ok=True, parallel=True)
+
+
+def test_every_fold_trains_both(place: Path) -> None:
+    splits.run(data=str(place / "small.yaml"), folds=2, out=str(place / "folds"))
+    given = keywords(place, name="folds", folds=str(place / "folds"), classifier=tiny(place), epochs=1, bootstrap=20)
+    given.pop("data")
+    folder = train_dual_backbone.run(**given)
+    found = json.loads((folder / "metrics.json").read_text())
+    assert found["frames"] == 54 and set(found["folds"]) == {"fold1", "fold2"} and "view" in found
+    for number in (1, 2):
+        whole: Checkpoint = read(folder / f"fold{number}" / "weights" / "best.pt")
+        assert whole.is_pair and whole.content["epochs"] == {"detector": 1, "classifier": 1}
+
+
+# What is refused.
+
+
+def test_its_flags_are_trains_and_balancing_is_refused_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert {flag.names for flag in train.FLAGS} <= {flag.names for flag in FLAGS}
+    for flag in ("--balance=gradnorm", "--balance-from=exp", "--interference-every=5"):
+        with pytest.raises(SystemExit) as caught:
+            parse(FLAGS, "", [flag])
+        told = capsys.readouterr().err
+        assert caught.value.code == 2 and told.count("\n") == 1
+        assert flag.split("=")[0] in told and "share nothing" in told
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"classifier": "resnet101"}, r"--classifier.*resnet101"),
+        ({"hyp": "detection_only.yaml"}, r"detection_only\.yaml: classification_enabled: expected true"),
+        ({"classifier_weights": "absent.pth"}, r"absent\.pth: no such file"),
+        ({"classifier_weights": "garbage"}, r"garbage\.pth: expected weights"),
+        ({"classifier_weights": "foreign"}, r"foreign\.pth: none of its 2 tensors fits"),
+        ({"classifier_weights": "imagenet", "download": True}, "expected a ResNet classifier, got yolov5n"),
+        ({"weights": "absent.pt"}, r"absent\.pt: no such checkpoint"),
+        ({"threads": -1}, "--threads: expected at least 0"),
+    ],
+    ids=str,
+)
+def test_faulty_input_is_one_line_before_there_is_a_folder(
+    place: Path, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    (tmp_path / "garbage.pth").write_bytes(b"garbage" * 100)
+    torch.save({"a": torch.zeros(1), "b": torch.zeros(1)}, tmp_path / "foreign.pth")
+    given = {**changes}
+    if given.get("classifier_weights") in ("garbage", "foreign"):
+        given["classifier_weights"] = str(tmp_path / f"{given['classifier_weights']}.pth")
+    with pytest.raises(InputError, match=words) as caught:
+        fit(place, "faulty", **given)
+    assert "\n" not in str(caught.value) and not (place / "runs" / "faulty").exists()

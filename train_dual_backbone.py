@@ -1,0 +1,277 @@
+"""Train two networks that share nothing: YOLOv5s with CBAM for the boxes, ResNet-50 with attention for the view.
+
+python train_dual_backbone.py --img 256 --epochs 12 --classifier resnet18
+python train_dual_backbone.py --data my_data.yaml --img 640 --batch 16 --epochs 100 --parallel
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import train
+from models.balancer import Balancer
+from models.classifier import BACKBONES, Classifier, from_torchvision
+from models.dual import PARTS, Dual, Trainable
+from models.yolo import Network, classifier_description
+from utils import checkpoint
+from utils.checkpoint import Checkpoint
+from utils.complexity import log_summary
+from utils.config import DatasetConfig, Hyperparameters, find_file, from_root, load_yaml
+from utils.crossval import cross_validate
+from utils.dataset import build_loader
+from utils.devices import Compute, RandomStream, select_compute
+from utils.engine import evaluate, inference_copy
+from utils.files import new_run_folder
+from utils.flags import Flag, from_keywords, parse
+from utils.log import LOGGER, InputError, run_script
+from utils.loss import JointLoss
+from utils.optim import OPTIMIZERS
+from utils.parts import Parts, checked_dataset, open_parts
+from utils.pretrained import IMAGENET, imagenet_file, read_weights
+from utils.resume import latest_checkpoint, resumed_options
+from utils.run_folder import stored_options, write_end, write_start
+from utils.taking_turns import PairFiles, Task, side_by_side, take_turns
+from utils.trainer import Learner, Outcome, Plan, Training, restore
+
+NOTHING_SHARED = "the two networks share nothing, so there is nothing to balance"
+OF_JOINT = ("balance", "balance-from", "interference-every")
+FLAGS = (
+    *(dataclasses.replace(flag, refused=NOTHING_SHARED) if flag.names in OF_JOINT else flag for flag in train.FLAGS),
+    Flag("classifier", "resnet50", f"{', '.join(BACKBONES)}; or yolov5s (n m l x), or a network yaml: its backbone"),
+    Flag("classifier-weights", "", f"file to start the classifier from: a checkpoint, or torchvision's; or {IMAGENET}"),
+    Flag("classifier-optimizer", "AdamW", "", choices=OPTIMIZERS),
+    Flag("download", False, f"fetch the weights that --classifier-weights {IMAGENET} names, if they are not on disk"),
+    Flag("parallel", False, "train the two at the same time, in a process each"),
+)
+
+
+def main(options: argparse.Namespace) -> Path:
+    """Train as the options say and return the run's folder."""
+    resumed = None
+    if options.resume:
+        resumed = checkpoint.read(latest_checkpoint(options.resume, pair=True))
+        options = resumed_options(resumed, options, FLAGS)
+    return cross_validate(options, resumed, train_both) if options.folds else train_both(options, resumed)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """All that the training of a part begins with."""
+
+    options: argparse.Namespace
+    hyp: Hyperparameters
+    config: DatasetConfig
+    compute: Compute
+    parts: Parts
+    networks: Mapping[str, Trainable]
+    streams: Mapping[str, RandomStream]
+
+
+def train_both(options: argparse.Namespace, resumed: Checkpoint | None = None) -> Path:
+    """One training of the two, or the rest of one; returns the run's folder."""
+    setting = prepared(options, resumed)
+    for name in PARTS:
+        log_summary(setting.networks[name], setting.parts.image_size, name.capitalize())
+    # what can be wrong with the input has been found by now: only then is there a folder
+    project = from_root(options.project)
+    folder = resumed.path.parents[1] if resumed else new_run_folder(project, options.name, options.exist_ok)
+    LOGGER.info("Run: %s (%s)", folder, setting.compute)
+    plan = whole_plan(setting, folder)
+    files = PairFiles(folder, options.parallel)
+    if not resumed:
+        write_start(folder, options, setting.hyp, setting.parts, plan.names)
+        files.clear()
+    if options.parallel:
+        waiting = [name for name in PARTS if not part_ended(files, name)]
+        memory = side_by_side(train_part, waiting, {**stored_options(options), **typed(options)}, files, options.epochs)
+    else:
+        tasks = {name: open_task(setting, name, files.part(name)) for name in PARTS}
+        memory = take_turns(tasks, files)
+    write_end(validated(setting, files, plan, memory), setting.parts, plan, options)
+    return folder
+
+
+def typed(options: argparse.Namespace) -> dict[str, Any]:
+    """The names of the options that were typed, as checkpoints hold them."""
+    return {"typed": sorted(options.typed)}
+
+
+def part_ended(files: PairFiles, name: str) -> bool:
+    """Whether a part has made all its epochs."""
+    last = files.part(name) / "weights" / "last.pt"
+    return last.is_file() and bool(checkpoint.read(last, mapped=True).content["finished"])
+
+
+def train_part(name: str, folder: Path, stored: Mapping[str, Any]) -> None:
+    """One of the two by itself, in the process that it has for itself."""
+    options = argparse.Namespace(**{**stored, "typed": frozenset(stored["typed"])})
+    whole = folder.parent / "weights" / "last.pt"
+    setting = prepared(options, checkpoint.read(whole) if whole.is_file() else None)
+    task = open_task(setting, name, folder)
+    with task.stream:
+        task.training.begin()
+    while not task.training.done:
+        task.step()
+    task.training.finish()
+
+
+def prepared(options: argparse.Namespace, resumed: Checkpoint | None) -> Setting:
+    """Check what the options ask for, open the data and build both networks.
+
+    A process that trains one of them builds the other, too: image size and leakage are those of the pair.
+    """
+    hyp = resumed.hyp if resumed else dual_hyperparameters(options)
+    threads = options.threads or (max((os.cpu_count() or 2) // 2, 1) if options.parallel else 0)
+    compute = select_compute(options.device, options.amp, threads)
+    config = checked_dataset(options, hyp)
+    starts: list[Checkpoint] = [resumed] if resumed else []
+    streams = {name: RandomStream(hyp.seed) for name in PARTS}
+    with streams["detector"]:
+        detector = part_networks(resumed)[0] if resumed else build_detector(config, options, hyp, starts)
+    with streams["classifier"]:
+        classifier = part_networks(resumed)[1] if resumed else build_classifier(config, options, hyp, starts)
+    train.freeze(detector, options.freeze)
+    parts = open_parts(config, options, hyp, max(detector.max_stride, classifier.max_stride), starts)
+    if not options.noautoanchor and not resumed:
+        train.fit_anchors(detector, parts.train, hyp, parts.image_size)
+    networks: dict[str, Trainable] = {"detector": detector, "classifier": classifier}
+    return Setting(options, hyp, config, compute, parts, networks, streams)
+
+
+def dual_hyperparameters(options: argparse.Namespace) -> Hyperparameters:
+    """The hyp file's for two networks, with the flags that were typed over them."""
+    hyp = dataclasses.replace(train.merged_hyperparameters(options), balance="static")
+    if not hyp.classification_enabled:
+        raise InputError(f"{options.hyp}: classification_enabled: expected true for two networks, got false")
+    return hyp
+
+
+def part_networks(resumed: Checkpoint) -> tuple[Network, Trainable]:
+    """The pair of a run that goes on; their present weights come from their own checkpoints."""
+    whole = resumed.build()
+    assert isinstance(whole, Dual)
+    return whole.detector, whole.classifier
+
+
+def build_detector(
+    config: DatasetConfig, options: argparse.Namespace, hyp: Hyperparameters, starts: list[Checkpoint]
+) -> Network:
+    """The network of ``--cfg`` without its view head, from the weights of ``--weights`` if there are any."""
+    start = checkpoint.read(Path(options.weights).expanduser()) if options.weights else None
+    starts += [start] if start else []
+    boxes_alone = dataclasses.replace(hyp, classification_enabled=False)
+    return train.build_network(config, options, boxes_alone, start)
+
+
+def build_classifier(
+    config: DatasetConfig, options: argparse.Namespace, hyp: Hyperparameters, starts: list[Checkpoint]
+) -> Trainable:
+    """The network of ``--classifier``, from the weights of ``--classifier-weights`` if there are any."""
+    nv = len(config.view_names)
+    name = options.classifier
+    classifier: Trainable
+    if name in BACKBONES:
+        classifier = Classifier(name, nv, dropout=hyp.view_dropout)
+    else:
+        path = find_file(name if name.endswith((".yaml", ".yml")) else f"{name}.yaml", "models/hub", "models",
+                         flag="--classifier")  # fmt: skip
+        classifier = Network(classifier_description(load_yaml(path)), nv=nv, view_dropout=hyp.view_dropout)
+    if options.classifier_weights:
+        path = Path(options.classifier_weights).expanduser()
+        if options.classifier_weights == IMAGENET:
+            path = imagenet_file(name, options.download)
+        checkpoint.start_from(classifier, classifier_state(path, starts), path)
+    return classifier
+
+
+def classifier_state(path: Path, starts: list[Checkpoint]) -> Mapping[str, Tensor]:
+    """The classifier's tensors in a file; a checkpoint of ours is added to ``starts``."""
+    found = read_weights(path)
+    if isinstance(found, Checkpoint):
+        starts.append(found)
+        return found.part("classifier")
+    return from_torchvision(found)
+
+
+def whole_plan(setting: Setting, folder: Path) -> Plan:
+    """What the options ask of both."""
+    stride = max(network.max_stride for network in setting.networks.values())
+    return train.make_plan(folder, setting.config, setting.options, setting.hyp, setting.parts, stride)
+
+
+def open_task(setting: Setting, name: str, folder: Path) -> Task:
+    """The training of a part, from where its own checkpoint stands if there is one."""
+    folder.mkdir(exist_ok=True)
+    options, compute, data = setting.options, setting.compute, setting.parts
+    network, stream = setting.networks[name], setting.streams[name]
+    network.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    plan = whole_plan(setting, folder)
+    if name == "detector":
+        plan = dataclasses.replace(plan, view_names=())
+    else:  # frames are drawn by how boxes are found, which a classifier does not know
+        plan = dataclasses.replace(plan, names=(), image_weights=False)
+    resumed = checkpoint.read(plan.last) if plan.last.is_file() else None
+    with stream:
+        train_loader = build_loader(
+            data.train, options.batch_size, options.workers, setting.hyp.seed, not options.rect,
+            compute.device.type == "cuda",
+        )  # fmt: skip
+        val_loader = build_loader(data.val, options.batch_size * 2, options.workers)
+        learner = build_learner(setting, name, len(train_loader))
+        if resumed:
+            plan = restore(learner, plan, resumed)
+        return Task(Training(learner, train_loader, val_loader, plan, compute), stream)
+
+
+def build_learner(setting: Setting, name: str, iterations: int) -> Learner:
+    """Optimizer, schedule and loss around a part's network."""
+    options, hyp, network = setting.options, setting.hyp, setting.networks[name]
+    optimizer, balancer = options.optimizer, Balancer((1.0,))
+    if name == "classifier":
+        optimizer = options.classifier_optimizer
+        hyp = dataclasses.replace(
+            hyp, lr0=hyp.classifier_lr0, weight_decay=hyp.classifier_weight_decay, warmup_bias_lr=0.0
+        )
+        # the engine multiplies losses by the batch size; a classifier's gradient is that of the mean over a step
+        balancer = Balancer((1 / hyp.nominal_batch,))
+    criterion = JointLoss.of(network, hyp, setting.parts.image_size)
+    return train.build_learner(network, hyp, options, iterations, criterion, balancer, optimizer)
+
+
+def validated(setting: Setting, files: PairFiles, plan: Plan, memory: int) -> Outcome:
+    """Both together, at their last epochs, on the validation part."""
+    compute = setting.compute
+    network = checkpoint.read(plan.last).build().to(compute.device)
+    loader = build_loader(setting.parts.val, setting.options.batch_size * 2, setting.options.workers)
+    criterion = JointLoss.of(network, setting.hyp, plan.image_size)
+    copy = inference_copy(network, compute)
+    evaluation = evaluate(copy, loader, len(plan.names), len(plan.view_names), compute, plan.thresholds, criterion)
+    rows, last = files.rows(), files.read("last")
+    assert last is not None
+    seconds = [own[-1]["seconds"] for own in rows.values()]
+    return Outcome(
+        evaluation=evaluation,
+        epochs=max(map(len, rows.values())),
+        best_epoch={name: part.content["best_epoch"] + 1 for name, part in last.items()},
+        seconds=max(seconds) if setting.options.parallel else sum(seconds),
+        peak_memory=memory,
+    )
+
+
+def run(**keywords: Any) -> Path:
+    """Train from a notebook: ``run(data="my_data.yaml", imgsz=320)``; returns the run's folder."""
+    return main(from_keywords(FLAGS, keywords))
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, parse(FLAGS, __doc__ or "")))

@@ -1,0 +1,64 @@
+"""Weights that a classifier starts from: a checkpoint of ours, or torchvision's for ImageNet from a file."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from utils import checkpoint
+from utils.checkpoint import Checkpoint
+from utils.log import LOGGER, InputError
+
+IMAGENET = "imagenet"
+
+
+def imagenet_file(backbone: str, download: bool) -> Path:
+    """torchvision's best ImageNet weights of a backbone in torch's cache, fetched there if that is asked for.
+
+    Raises:
+        InputError: it has none; they are not on disk and not to be fetched, or cannot be.
+    """
+    from torchvision.models import get_model_weights
+
+    try:
+        weights = get_model_weights(backbone).DEFAULT
+    except ValueError as error:
+        raise InputError(f"--classifier-weights {IMAGENET}: expected a ResNet classifier, got {backbone}") from error
+    path = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[-1]
+    if path.is_file():
+        return path
+    if not download:
+        raise InputError(f"{path}: no such file; --download fetches it from {weights.url}")
+    LOGGER.info("Fetching %s", weights.url)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(weights.url, str(path), path.stem.rsplit("-", 1)[-1])  # its hash begins so
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{weights.url}: expected to fetch it, got {error}") from error
+    return path
+
+
+def read_weights(path: Path) -> Checkpoint | dict[str, Tensor]:
+    """A checkpoint of ours, or the tensors of a torchvision file; nothing in it is executed.
+
+    Raises:
+        InputError: absent, or neither.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file of weights")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"{path}: expected weights as torchvision's, got a file that cannot be read: {first}"
+        ) from error
+    if isinstance(content, Mapping) and "format" in content:
+        return checkpoint.read(path)
+    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise InputError(f"{path}: expected named tensors, as in torchvision's files, got something else")
+    return dict(content)
