@@ -13,6 +13,7 @@ import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,22 @@ from models.balancers import BALANCERS
 from models.classifier import BACKBONES
 from models.yolo import parameter_count
 from utils import checkpoint
-from utils.comparison import COLUMNS, OF_BOXES, OF_VIEWS, Comparison, Run, csv_rows, markdown
+from utils.comparison import (
+    COLUMNS,
+    OF_BOTH,
+    OF_BOXES,
+    OF_VIEWS,
+    Comparison,
+    Run,
+    csv_rows,
+    difference_rows,
+    differences_csv,
+    markdown,
+)
 from utils.comparison_page import write_page
 from utils.comparison_plots import page_table, panels, write_pictures
 from utils.complexity import gflops
-from utils.config import DatasetConfig, find_file, from_root, load_yaml
+from utils.config import DatasetConfig, find_file, from_root, load_hyperparameters, load_yaml
 from utils.devices import Compute, select_compute
 from utils.files import check_name, new_run_folder, write_text
 from utils.flags import BOOTSTRAP, COMMON, Flag, check_range, from_keywords, parse
@@ -35,6 +47,8 @@ from utils.log import LOGGER, InputError, run_script
 from utils.loggers import read_history, read_results
 from utils.outcomes import Outcomes
 from utils.paired import Measured
+from utils.pretrained import IMAGENET
+from utils.resume import ended
 from utils.study import check_installed, open_study, work
 from utils.trainings import DUAL, Training, parse_grid, plan_trainings, write_hyps
 from utils.validation import Validation, checked_dataset, validate
@@ -65,6 +79,9 @@ def main(options: argparse.Namespace) -> Path:
     """Compare as the options say and return the folder of the comparison."""
     if bool(options.runs) == bool(options.methods):
         raise InputError("expected run folders to compare, or --methods to train, and not both")
+    of_training = sorted({"seeds", "grid", "storage", "epochs"} & options.typed) if options.runs else []
+    if of_training:
+        raise InputError(f"--{of_training[0]}: expected with --methods; runs that exist are as they are")
     check_range(options, "bootstrap", 0)
     check_name(options.name)
     if options.runs:
@@ -108,6 +125,7 @@ def planned(options: argparse.Namespace) -> list[Training]:
         name, _, classifier = method.partition(":")
         if name not in (*BALANCERS, DUAL) or (classifier and name != DUAL):
             raise InputError(f"--methods {method}: expected one of {', '.join(BALANCERS)}, {DUAL}, {DUAL}:CLASSIFIER")
+        classifier = classifier or (options.classifier if name == DUAL else "")
         if classifier and classifier not in BACKBONES:
             find_file(f"{classifier.removesuffix('.yaml')}.yaml", "models/hub", "models", flag=f"--methods {method}:")
     methods = list(dict.fromkeys(options.methods))
@@ -121,13 +139,30 @@ def planned(options: argparse.Namespace) -> list[Training]:
     grid = parse_grid(options.grid, hyp)
     folder = from_root(options.project) / options.name
     common = {name: handed(options, name) for name in HANDED_ON}
-    common |= {"device": options.device, "hyp": str(hyp), "data": str(find_file(options.data, "data", flag="--data"))}
+    # scripts are started in the repository, where a path that was typed elsewhere means another file
+    common |= {"device": options.device, "hyp": str(hyp.resolve())}
+    common["data"] = str(find_file(options.data, "data", flag="--data").resolve())
+    if "cfg" in options.typed:  # typed for a script, it also replaces the anchors of --weights
+        common["cfg"] = str(find_file(options.cfg, "models", "models/hub", flag="--cfg").resolve())
+    else:
+        common.pop("cfg")
+    common["weights"] = file_typed(options.weights, "weights")
     common |= {"noplots": True, "bootstrap": 0}
     if options.amp is not None:
         common["amp" if options.amp else "no-amp"] = True
     of_dual = {name: handed(options, name) for name in OF_DUAL}
+    if options.classifier_weights != IMAGENET:
+        of_dual["classifier-weights"] = file_typed(options.classifier_weights, "classifier-weights")
     seeds = list(dict.fromkeys(options.seeds))
     return plan_trainings(methods, seeds, grid, folder, common, of_dual, load_yaml(hyp))
+
+
+def file_typed(name: str, flag: str) -> str:
+    """A file of weights that a flag names, as a path that holds everywhere; nothing where it names none."""
+    path = Path(name).expanduser()
+    if name and not path.is_file():
+        raise InputError(f"--{flag} {name}: no such file")
+    return str(path.resolve()) if name else ""
 
 
 def handed(options: argparse.Namespace, name: str) -> Any:
@@ -138,6 +173,8 @@ def handed(options: argparse.Namespace, name: str) -> Any:
 def trained(trainings: Sequence[Training], options: argparse.Namespace) -> Path:
     """Make the trainings that are missing, or cut off; returns the folder of all."""
     folder = trainings[0].folder.parent
+    if (folder / "comparison.csv").exists() and not any(training.folder.exists() for training in trainings):
+        raise InputError(f"{folder}: expected a comparison of these trainings or none, got one of others; take --name")
     for training in trainings:
         training.check_settings()
     if options.grid:
@@ -160,18 +197,23 @@ def compared(
     """All runs validated on one split by one evaluator; also the number of views, 0 where none are learned."""
     paths = [checkpoint_of(folder, options.checkpoint) for folder in folders]
     found = [checkpoint.read(path) for path in paths]
-    for one in found[1:]:
-        for kind in ("names", "view_names"):
-            here, first = getattr(one, kind), getattr(found[0], kind)
-            if here and first and here != first:
-                raise InputError(
-                    f"{one.path}: {kind}: expected {list(first)}, as {found[0].path} has, got {list(here)}"
-                )
+    for kind in ("names", "view_names"):
+        first, source = next(((getattr(one, kind), one.path) for one in found if getattr(one, kind)), ((), Path()))
+        for one in found:
+            here = getattr(one, kind)
+            if here and here != first:
+                raise InputError(f"{one.path}: {kind}: expected {list(first)}, as {source} has, got {list(here)}")
     data = str(data_of(folders, options))
     compute = select_compute(options.device, options.amp, options.threads)
     asked: dict[str, Any] = {"data": data, "weights": [""], "bootstrap": 0, "workers": options.workers}
     asked |= {"single_cls": options.single_cls} | ({"imgsz": options.imgsz} if "imgsz" in options.typed else {})
     settings = from_keywords(val.FLAGS, asked)
+    loss_hyp = replace(  # the same for all, whatever each was trained with
+        load_hyperparameters(find_file(options.hyp, "hyp", flag="--hyp")), label_smoothing=0.0, fl_gamma=0.0,
+        view_label_smoothing=0.0, view_focal_gamma=0.0, view_class_weights=(),
+    )  # fmt: skip
+    sizes: dict[int, str] = {}
+    sources: list[str] = []
     runs: list[Run] = []
     samples: list[Outcomes] = []
     warned: dict[str, list[str]] = {}
@@ -179,16 +221,23 @@ def compared(
         LOGGER.info("Validating %s", one.path)
         config = checked_dataset(settings, one)
         size = one.image_size if settings.imgsz is None else settings.imgsz
-        validation = validate(one, config, options.task, size, compute, settings, draws=0)
+        validation = validate(one, config, options.task, size, compute, settings, 0, loss_hyp)
         result = validation.assessment.outcomes
         if samples and frames_of(result) != frames_of(samples[0]):
             raise InputError(f"{one.path}: expected the frames that {found[0].path} was validated on, got others")
         samples.append(result)
-        for warning in validation.warnings:
+        for warning in [*validation.warnings, *doubts(one, options)]:
             warned.setdefault(warning, []).append(folder.name)
+        sizes.setdefault(validation.content["settings"]["imgsz"], folder.name)
+        sources.append(validation.content["settings"]["confidence_from"])
         runs.append(measured(folder, method, seed, one, validation, options))
     unit, units, _ = units_of(samples[0])
-    setting = said(samples[0], config, options, compute)
+    setting = said(samples[0], config, options, compute, sources)
+    if len(sizes) > 1:
+        there = ", ".join(f"{size} ({name})" for size, name in sizes.items())
+        warned[f"image sizes differ, {there}: losses, GFLOPs and milliseconds do not compare; --img takes one"] = [
+            folder.name for folder in folders
+        ]
     views = max(len(sample.view_names) for sample in samples)
     warnings = [warning if len(of) == len(runs) else f"{', '.join(of)}: {warning}" for warning, of in warned.items()]
     return Comparison(runs, unit, len(units), options.bootstrap, setting, warnings), views
@@ -236,32 +285,39 @@ def measured(
         column.key: Measured(_at(content, column.place), drawn.get(column.place)) for column in COLUMNS if column.place
     }
     network = found.build()
-    values = {**losses(content, len(found.view_names)), "parameters": float(parameter_count(network))}
+    values = {
+        **losses(content, len(found.view_names)),
+        "confidence": content["confidence"],
+        "parameters": float(parameter_count(network)),
+    }
     values["gflops"] = gflops(network, content["settings"]["imgsz"])
     values["ms_per_frame"] = sum(content["speed_ms"].values())
     figures |= {key: Measured(value) for key, value in {**values, **spent(folder)}.items()}
     balance = found.hyp.balance
-    absent = {"single_det": OF_VIEWS, "single_view": OF_BOXES}.get(balance, ())  # heads that were never trained
+    absent = {"single_det": (*OF_VIEWS, *OF_BOTH), "single_view": (*OF_BOXES, *OF_BOTH)}.get(balance, ())
     figures = {k: v for k, v in figures.items() if k not in absent and not math.isnan(v.value)}
     history = read_history(folder / "training_history.json") or read_results(folder / "results.csv")
     return Run(method, seed, str(folder), figures, history)
 
 
 def losses(content: Mapping[str, Any], views: int) -> dict[str, float]:
-    """The unweighted losses of a split, and how far the view's is from chance, log of the number of views."""
+    """The losses of a split but for the view's own, which is its log loss: the mean over the frames that have a view.
+
+    Chance is a log loss of log of the number of views.
+    """
     loss = {name: math.nan if value is None else value for name, value in content["loss"].items()}
-    detection = loss["box"] + loss["obj"] + loss["cls"]
+    detection, view = loss["box"] + loss["obj"] + loss["cls"], _at(content, ("view", "log_loss"))
     chance = math.log(views) if views else math.nan
-    return {
-        "detection_loss": detection, "view_loss": loss["view"], "total_loss": detection + loss["view"],
-        "view_loss_to_chance": loss["view"] - chance,
-    }  # fmt: skip
+    return {"detection_loss": detection, "total_loss": detection + view, "view_loss_to_chance": view - chance}
 
 
 def spent(folder: Path) -> dict[str, float]:
     """What a run's training took, as far as its folder says."""
     path = folder / "metrics.json"
-    settings = json.loads(path.read_text(encoding="utf-8"))["settings"] if path.is_file() else {}
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))["settings"] if path.is_file() else {}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: expected the figures of a training, got something else: {error}") from error
     known = {"minutes": settings.get("training_seconds", math.nan) / 60}
     return known | {"peak_memory_gb": settings.get("peak_memory_bytes", math.nan) / 1e9}
 
@@ -272,24 +328,47 @@ def _at(content: Any, place: Sequence[str]) -> float:
     return math.nan if content is None else float(content)
 
 
-def said(result: Outcomes, config: DatasetConfig, options: argparse.Namespace, compute: Compute) -> list[str]:
-    """What was compared where."""
+def doubts(found: checkpoint.Checkpoint, options: argparse.Namespace) -> list[str]:
+    """Why a run may not be what it seems."""
+    doubtful = []
+    if options.checkpoint == "last" and not ended(found):
+        doubtful.append(f"not at its end: the checkpoint is of epoch {found.content['epoch'] + 1}")
+    if options.checkpoint == "best" and options.task == "val":
+        doubtful.append("best.pt was chosen on this part, which flatters")
+    return doubtful
+
+
+def said(
+    result: Outcomes, config: DatasetConfig, options: argparse.Namespace, compute: Compute, sources: Sequence[str]
+) -> list[str]:
+    """What was compared where.
+
+    Args:
+        sources: where each run's confidence comes from.
+    """
+    flatters = ", which is this part and flatters" if options.task == "val" else ""
     patients = f" of {len(set(result.patients))} patients" if result.patients else ""
     views = f"; chance for {len(result.view_names)} views is a loss of {math.log(len(result.view_names)):.4f}"
     return [
         f"{config.file.name}, {options.task}: {len(result)} frames{patients}, {len(result.labelled)} boxes"
         + (views if result.view_names else ""),
         f"{options.checkpoint}.pt of each run, on {compute}",
+        f"P, R and F1 at the confidence (conf) that is best on: {', '.join(dict.fromkeys(sources))}{flatters}",
+        f"Losses of all with the gains of {Path(options.hyp).name}, without smoothing; the view's is its log loss",
     ]
 
 
 def write(comparison: Comparison, views: int, folder: Path) -> None:
     """comparison.csv, comparison.md, the pictures and the page."""
     write_text(folder / "comparison.csv", csv_rows(comparison))
+    write_text(folder / "differences.csv", differences_csv(comparison))
     write_text(folder / "comparison.md", markdown(comparison))
     found = panels(comparison, views)
+    beyond = [
+        f"Beyond the noise: {row[0]}, {row[1]} {row[2]}" for row in difference_rows(comparison) if row[-1] == "yes"
+    ]
     write_pictures(found, folder, "\n".join(comparison.warnings))
-    write_page(folder / "comparison.html", "Comparison", page_table(comparison), found, comparison.notes())
+    write_page(folder / "comparison.html", "Comparison", page_table(comparison), found, comparison.notes() + beyond)
 
 
 def run(*runs: str, **keywords: Any) -> Path:

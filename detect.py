@@ -31,7 +31,7 @@ from utils.predict import Prediction, Predictor, load
 from utils.sources import Frame, open_source
 
 FLAGS = (
-    Flag("weights", "", "checkpoint of train.py", nargs="+"),
+    Flag("weights", "", "checkpoint of train.py or train_dual_backbone.py", nargs="+"),
     Flag("source", "data/images", "image, video, folder, glob, .txt list, camera number, or stream address"),
     Flag("data", "", "dataset yaml whose class and view names are shown instead of the checkpoint's"),
     Flag(IMGSZ, None, "pixels of the frames' longer side; the training's unless given", int),

@@ -41,12 +41,18 @@ from utils.pretrained import IMAGENET, imagenet_file, read_weights
 from utils.resume import latest_checkpoint, resumed_options
 from utils.run_folder import stored_options, write_end, write_start
 from utils.taking_turns import PairFiles, Task, side_by_side, take_turns
-from utils.trainer import Learner, Outcome, Plan, Training, restore
+from utils.trainer import Learner, Outcome, Plan, Training, peak_memory, restore
 
 NOTHING_SHARED = "the two networks share nothing, so there is nothing to balance"
 OF_JOINT = ("balance", "balance-from", "interference-every")
 FLAGS = (
-    *(dataclasses.replace(flag, refused=NOTHING_SHARED) if flag.names in OF_JOINT else flag for flag in train.FLAGS),
+    *(
+        dataclasses.replace(flag, refused=NOTHING_SHARED) if flag.names in OF_JOINT else flag
+        for flag in train.FLAGS
+        if flag.names != "patience"
+    ),
+    # --pa means patience in YOLOv5, and goes on meaning that beside --parallel
+    *(dataclasses.replace(flag, names="patience pa") for flag in train.FLAGS if flag.names == "patience"),
     Flag("classifier", "resnet50", f"{', '.join(BACKBONES)}; or yolov5s (n m l x), or a network yaml: its backbone"),
     Flag("classifier-weights", "", f"file to start the classifier from: a checkpoint, or torchvision's; or {IMAGENET}"),
     Flag("classifier-optimizer", "AdamW", "", choices=OPTIMIZERS),
@@ -93,11 +99,14 @@ def train_both(options: argparse.Namespace, resumed: Checkpoint | None = None) -
         files.clear()
     if options.parallel:
         waiting = [name for name in PARTS if not part_ended(files, name)]
-        memory = side_by_side(train_part, waiting, {**stored_options(options), **typed(options)}, files, options.epochs)
+        children = side_by_side(
+            train_part, waiting, {**stored_options(options), **typed(options)}, files, options.epochs
+        )
     else:
         tasks = {name: open_task(setting, name, files.part(name)) for name in PARTS}
-        memory = take_turns(tasks, files)
-    write_end(validated(setting, files, plan, memory), setting.parts, plan, options)
+        take_turns(tasks, files)
+        children = 0
+    write_end(validated(setting, files, plan, children), setting.parts, plan, options)
     return folder
 
 
@@ -116,7 +125,8 @@ def train_part(name: str, folder: Path, stored: Mapping[str, Any]) -> None:
     """One of the two by itself, in the process that it has for itself."""
     options = argparse.Namespace(**{**stored, "typed": frozenset(stored["typed"])})
     whole = folder.parent / "weights" / "last.pt"
-    setting = prepared(options, checkpoint.read(whole) if whole.is_file() else None)
+    threads = options.threads or max((os.cpu_count() or 2) // 2, 1)
+    setting = prepared(options, checkpoint.read(whole) if whole.is_file() else None, threads)
     task = open_task(setting, name, folder)
     with task.stream:
         task.training.begin()
@@ -125,14 +135,16 @@ def train_part(name: str, folder: Path, stored: Mapping[str, Any]) -> None:
     task.training.finish()
 
 
-def prepared(options: argparse.Namespace, resumed: Checkpoint | None) -> Setting:
+def prepared(options: argparse.Namespace, resumed: Checkpoint | None, threads: int = 0) -> Setting:
     """Check what the options ask for, open the data and build both networks.
 
     A process that trains one of them builds the other, too: image size and leakage are those of the pair.
+
+    Args:
+        threads: of the processor, instead of those of the options.
     """
     hyp = resumed.hyp if resumed else dual_hyperparameters(options)
-    threads = options.threads or (max((os.cpu_count() or 2) // 2, 1) if options.parallel else 0)
-    compute = select_compute(options.device, options.amp, threads)
+    compute = select_compute(options.device, options.amp, threads or options.threads)
     config = checked_dataset(options, hyp)
     starts: list[Checkpoint] = [resumed] if resumed else []
     streams = {name: RandomStream(hyp.seed) for name in PARTS}
@@ -242,14 +254,18 @@ def build_learner(setting: Setting, name: str, iterations: int) -> Learner:
         hyp = dataclasses.replace(
             hyp, lr0=hyp.classifier_lr0, weight_decay=hyp.classifier_weight_decay, warmup_bias_lr=0.0
         )
-        # the engine multiplies losses by the batch size; a classifier's gradient is that of the mean over a step
+        # the engine multiplies losses by the batch size, which nominal_batch undoes: so clipping sees a mean's gradient
         balancer = Balancer((1 / hyp.nominal_batch,))
     criterion = JointLoss.of(network, hyp, setting.parts.image_size)
     return train.build_learner(network, hyp, options, iterations, criterion, balancer, optimizer)
 
 
-def validated(setting: Setting, files: PairFiles, plan: Plan, memory: int) -> Outcome:
-    """Both together, at their last epochs, on the validation part."""
+def validated(setting: Setting, files: PairFiles, plan: Plan, children: int) -> Outcome:
+    """Both together, at their last epochs, on the validation part.
+
+    Args:
+        children: bytes of RAM that other processes held.
+    """
     compute = setting.compute
     network = checkpoint.read(plan.last).build().to(compute.device)
     loader = build_loader(setting.parts.val, setting.options.batch_size * 2, setting.options.workers)
@@ -261,10 +277,10 @@ def validated(setting: Setting, files: PairFiles, plan: Plan, memory: int) -> Ou
     seconds = [own[-1]["seconds"] for own in rows.values()]
     return Outcome(
         evaluation=evaluation,
-        epochs=max(map(len, rows.values())),
+        epochs={name: part.content["epoch"] + 1 for name, part in last.items()},
         best_epoch={name: part.content["best_epoch"] + 1 for name, part in last.items()},
         seconds=max(seconds) if setting.options.parallel else sum(seconds),
-        peak_memory=memory,
+        peak_memory=children + peak_memory(),
     )
 
 

@@ -28,7 +28,7 @@ from utils.validation import Validation, checked_dataset, validate
 
 TASKS = ("train", "val", "test", "speed", "study")
 FLAGS = (
-    Flag("weights", "", "checkpoint of train.py", nargs="+"),
+    Flag("weights", "", "checkpoint of train.py or train_dual_backbone.py", nargs="+"),
     Flag("data", "data/phantom.yaml", "dataset yaml"),
     Flag("batch-size", 32, "frames a batch", int),
     Flag(IMGSZ, None, "pixels of the frames' longer side; the training's unless given", int),

@@ -13,7 +13,7 @@ from tests.simulated import at, outcomes, repeated
 from utils.assessment import assess
 from utils.intervals import drawn_figures, interval
 from utils.outcomes import Outcomes
-from utils.paired import Difference, Measured, difference, estimate
+from utils.paired import FEWEST_UNITS, Difference, Measured, difference, estimate
 from utils.report import metrics
 from utils.weighted import Key
 
@@ -118,22 +118,39 @@ def test_pairing_finds_a_small_loss_of_every_patient_that_lies_within_the_noise_
 
 
 @pytest.mark.parametrize(
-    ("patients", "seeds", "beyond"),
+    ("value", "patients", "seeds", "beyond"),
     [
-        ((0.1, 0.2), (0.05, 0.3), True),
-        ((-0.2, -0.1), (-0.3, -0.05), True),
-        ((0.1, 0.2), (-0.05, 0.3), False),
-        ((-0.1, 0.2), (0.05, 0.3), False),
-        ((0.1, 0.2), None, True),
-        (None, (0.05, 0.3), True),
-        ((0.0, 0.2), None, False),
-        (None, None, False),
+        (0.1, (0.1, 0.2), (0.05, 0.3), True),
+        (-0.1, (-0.2, -0.1), (-0.3, -0.05), True),
+        (0.1, (0.1, 0.2), (-0.05, 0.3), False),
+        (0.1, (-0.1, 0.2), (0.05, 0.3), False),
+        (0.1, (0.1, 0.2), (-0.3, -0.05), False),
+        (0.1, (-0.2, -0.1), (-0.3, -0.05), False),
+        (0.1, (0.1, 0.2), None, True),
+        (0.1, None, (0.05, 0.3), True),
+        (0.1, (0.0, 0.2), None, False),
+        (0.1, None, None, False),
     ],
 )
-def test_every_interval_that_is_known_must_exclude_zero(
-    patients: tuple[float, float] | None, seeds: tuple[float, float] | None, beyond: bool
+def test_every_interval_that_is_known_must_lie_on_the_differences_side_of_zero(
+    value: float, patients: tuple[float, float] | None, seeds: tuple[float, float] | None, beyond: bool
 ) -> None:
-    assert Difference(0.1, patients, seeds, 2).beyond_noise == beyond
+    assert Difference(value, patients, seeds, 2).beyond_noise == beyond
+
+
+def test_only_seeds_that_both_have_are_compared_where_they_have_any() -> None:
+    first = {0: Measured(0.50), 1: Measured(0.51), 2: Measured(0.99)}
+    second = {0: Measured(0.60), 1: Measured(0.62)}
+    found = difference(first, second, 10)
+    assert found.value == pytest.approx(-0.105) and found.pairs == 2
+    apart = difference({0: Measured(0.5)}, {1: Measured(0.7)}, 10)
+    assert apart.value == pytest.approx(-0.2) and (apart.pairs, apart.seeds) == (0, None)
+
+
+def test_few_patients_say_nothing_of_a_difference() -> None:
+    first, second = Measured(0.9, np.linspace(0.8, 1.0, 100)), Measured(0.1, np.linspace(0.0, 0.2, 100))
+    assert difference({0: first}, {0: second}, FEWEST_UNITS - 1).patients is None
+    assert difference({0: first}, {0: second}, FEWEST_UNITS).patients is not None
 
 
 def test_an_estimate_is_mean_and_standard_deviation_over_seeds() -> None:

@@ -61,7 +61,7 @@ def turns(folder: Path, detector: tuple[int, int], classifier: tuple[int, int]) 
         name: Task(cast(Training, Recorded(name[0], epochs, found, made)), RandomStream(0))
         for name, (epochs, made) in {"detector": detector, "classifier": classifier}.items()
     }
-    assert take_turns(tasks, PairFiles(folder, False)) > 0
+    take_turns(tasks, PairFiles(folder, False))
     return found
 
 
@@ -219,5 +219,5 @@ def test_a_process_that_ends_early_is_one_line_and_stops_the_other(tmp_path: Pat
 
 def test_with_no_part_left_to_train_the_runs_files_are_still_brought_up_to_date(tmp_path: Path) -> None:
     write_parts(tmp_path, {"detector": 2, "classifier": 0})
-    assert side_by_side(speaks, [], {}, PairFiles(tmp_path, True), 3) > 0
+    assert side_by_side(speaks, [], {}, PairFiles(tmp_path, True), 3) == 0  # bytes of processes that there were none of
     assert checkpoint.read(tmp_path / "weights" / "last.pt").content["epochs"] == {"detector": 3, "classifier": 3}

@@ -428,7 +428,8 @@ def test_every_fold_trains_both(place: Path) -> None:
 
 
 def test_its_flags_are_trains_and_balancing_is_refused_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert {flag.names for flag in train.FLAGS} <= {flag.names for flag in FLAGS}
+    assert {flag.name for flag in train.FLAGS} <= {flag.name for flag in FLAGS}
+    assert parse(FLAGS, "", ["--pa", "3"]).patience == 3 and parse(FLAGS, "", ["--parallel"]).parallel
     for flag in ("--balance=gradnorm", "--balance-from=exp", "--interference-every=5"):
         with pytest.raises(SystemExit) as caught:
             parse(FLAGS, "", [flag])

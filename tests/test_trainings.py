@@ -118,8 +118,8 @@ def test_flags_are_handed_on_as_they_are_zeros_too() -> None:
 def test_a_pair_of_plain_backbones_is_of_one_size(name: str) -> None:
     (found,) = plan([f"dual:{name}"])
     own = flags_of(found)
-    assert (own["classifier"], own["cfg"]) == (name, f"models/hub/{name[:7]}.yaml")
-    assert (ROOT / own["cfg"]).is_file() and found.script == "train_dual_backbone.py"
+    assert (own["classifier"], own["cfg"]) == (name, str(ROOT / f"models/hub/{name[:7]}.yaml"))
+    assert Path(own["cfg"]).is_file() and found.script == "train_dual_backbone.py"
 
 
 def test_another_classifier_leaves_the_detector_as_it_is() -> None:
@@ -237,6 +237,9 @@ def test_a_grids_values_are_those_of_the_hyp_file() -> None:
         ("gradnorm_alhpa=1", "unknown hyp key 'gradnorm_alhpa' (near: gradnorm_alpha"),
         ("qqq=1", "unknown hyp key 'qqq'"),
         ("gradnorm_alpha=[", "expected values as in a hyp file"),
+        ("seed=1,2", "seed: expected in --seeds"),
+        ("balance=static,equal", "balance: expected in --methods"),
+        ("lr0=0.01,0.01", "expected each value once"),
         ("lr0=fast", "lr0"),
         ("lr0=0.01,-1", "lr0"),
     ],

@@ -7,6 +7,7 @@ of balancer and random numbers beside ``ema``, the averaged weights that are val
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ from utils.log import LOGGER, InputError
 
 FORMAT = 1
 REQUIRED = ("format", "description", "names", "view_names", "image_size", "rect", "hyp", "epoch", "ema")
-ONLY_FOR_TRAINING = ("network", "optimizer", "balancer", "random", "options", "frame_weights")
+ONLY_FOR_TRAINING = ("network", "optimizer", "balancer", "random", "random_gpu", "options", "frame_weights")
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,15 @@ def paired(parts: Mapping[str, Checkpoint]) -> dict[str, Any]:
     }
 
 
+def check_boxes(found: Checkpoint) -> None:
+    """Raise an InputError for the checkpoint of a classifier alone, which finds no boxes."""
+    if not found.names:
+        raise InputError(
+            f"{found.path}: expected a network that finds boxes, got a classifier alone; "
+            "the run's own weights/best.pt holds both"
+        )
+
+
 def one_checkpoint(weights: str | Sequence[str]) -> Path:
     """The path that ``--weights`` names; YOLOv5 takes several and pools their boxes, this program takes one."""
     names = [weights] if isinstance(weights, str) else list(weights)
@@ -151,9 +161,11 @@ def read(path: Path, mapped: bool = False) -> Checkpoint:
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint")
     if not zipfile.is_zipfile(path):
-        raise InputError(f"{path}: expected a checkpoint of train.py, got a file that is none, or is cut off")
+        raise InputError(f"{path}: expected a checkpoint of a training here, got a file that is none, or is cut off")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        content = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=mapped and os.name != "nt"
+        )  # Windows cannot replace a mapped file
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path}: expected a checkpoint of this train.py, got a file that holds program objects, as YOLOv5's own do"

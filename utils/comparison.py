@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from utils.outputs import csv_text
-from utils.paired import Difference, Ends, Estimate, Measured, difference, estimate
+from utils.paired import FEWEST_UNITS, Difference, Ends, Estimate, Measured, difference, estimate
 
 
 @dataclass(frozen=True)
@@ -36,23 +36,25 @@ class Column:
 COLUMNS = (
     Column("total_loss", "total loss", 3, -1),
     Column("detection_loss", "det loss", 4, -1),
-    Column("view_loss", "view loss", 3, -1),
-    Column("view_loss_to_chance", "to chance", 3, -1),
+    Column("view_loss", "view loss", 3, -1, ("view", "log_loss")),
+    Column("view_loss_to_chance", "to chance", 3, 0),
     Column("mAP_0.5", "mAP50", 3, 1, ("map50",)),
     Column("mAP_0.5:0.95", "mAP50-95", 3, 1, ("map",)),
     Column("precision", "P", 3, 1, ("precision",)),
     Column("recall", "R", 3, 1, ("recall",)),
     Column("F1", "F1", 3, 1, ("f1",)),
+    Column("confidence", "conf", 3, 0),
     Column("view_accuracy", "view acc", 3, 1, ("view", "accuracy")),
     Column("view_macro_f1", "view macro-F1", 3, 1, ("view", "macro_f1")),
     Column("parameters", "parameters", 0, -1, exact=True),
     Column("gflops", "GFLOPs", 1, -1, exact=True),
     Column("minutes", "minutes", 1, 0),
-    Column("peak_memory_gb", "GB", 2, 0),
+    Column("peak_memory_gb", "RAM GB", 2, 0),
     Column("ms_per_frame", "ms/frame", 1, 0),
 )
-OF_BOXES = ("total_loss", "detection_loss", "mAP_0.5", "mAP_0.5:0.95", "precision", "recall", "F1")
+OF_BOXES = ("total_loss", "detection_loss", "mAP_0.5", "mAP_0.5:0.95", "precision", "recall", "F1", "confidence")
 OF_VIEWS = ("total_loss", "view_loss", "view_loss_to_chance", "view_accuracy", "view_macro_f1")
+OF_BOTH = ("parameters", "gflops", "ms_per_frame")  # of a network with both heads, whether trained or not
 
 
 @dataclass(frozen=True)
@@ -150,23 +152,37 @@ class Comparison:
 
     def notes(self) -> list[str]:
         """What a reader of the table must know."""
-        seeds = [self.seeds(method) for method in self.methods]
+        found = [d for (*_, key), d in self.differences.items() if key in _JUDGED]
+        by_patients = any(d.patients for d in found)
+        by_seeds = [d for d in found if d.seeds]
+        known = []
+        if by_patients:
+            known.append(f"a bootstrap over {self.units} {self.unit} ({self.draws} draws, the same for all methods)")
+        if by_seeds:
+            known.append("the spread over seeds (Student's interval of the differences seed by seed)")
         lines = [*self.setting, *(f"Warning: {warning}" for warning in self.warnings)]
-        drawn = f"a bootstrap over {self.units} {self.unit} ({self.draws} draws, paired: the same draws for all)"
-        known = drawn if self.draws and self.units > 1 else ""
-        if min(seeds) > 1:
-            spread = "the spread over seeds (Student's interval of the differences seed by seed)"
-            known = f"{known}, and {spread}" if known else spread
-        lines.append(f"A winner is marked (*) where no other method is within the noise: {known or 'not known'}.")
-        if min(seeds) == 1:
+        lines.append(
+            f"A winner is marked (*) where no other method is within the noise, at 95%: {', and '.join(known)}. "
+            "Of many comparisons, some are beyond it by chance."
+            if known
+            else "No winner is marked: the noise is not known."
+        )
+        if len(by_seeds) < len(found):
             lines.append(
-                "A method with one seed: how much another seed would change is not known, so even a marked difference "
-                "may be chance; losses are not marked."
+                "Where two methods share fewer than two seeds, it is not known how much another seed would change: "
+                "even a marked difference may be chance."
             )
+        if self.draws and self.units < FEWEST_UNITS:
+            lines.append(f"With {self.units} {self.unit}, fewer than {FEWEST_UNITS}, their noise cannot be told.")
         if self.draws and self.unit != "patients":
             lines.append("The dataset names no patients, so the intervals are too narrow where frames resemble others.")
-        lines.append("Minutes, memory and milliseconds were measured once each and are not marked.")
+        lines.append(
+            "Minutes, memory (of the process, frames included) and milliseconds are measured once, not marked."
+        )
         return lines
+
+
+_JUDGED = {column.key for column in COLUMNS if column.better and not column.exact}
 
 
 def markdown(comparison: Comparison, everything: bool = True) -> str:
@@ -175,12 +191,7 @@ def markdown(comparison: Comparison, everything: bool = True) -> str:
     head = ["method", "seeds", *(column.title for column in c.shown)]
     rows = [[method, str(c.seeds(method)), *(cell(c, method, column) for column in c.shown)] for method in c.methods]
     parts = ["# Comparison", _table(head, rows), "\n".join(f"- {line}" for line in c.notes())]
-    rows = [
-        [f"{first} - {second}", column.title, _signed(d.value, column.digits), ends(d.patients), ends(d.seeds),
-         "yes" if d.beyond_noise else "no"]
-        for column in c.shown if column.place
-        for (first, second, key), d in c.differences.items() if key == column.key and (everything or d.beyond_noise)
-    ]  # fmt: skip
+    rows = [row for row in difference_rows(c) if everything or row[-1] == "yes"]
     if rows:
         parts += ["## Differences", _table(
             ["methods", "figure", "difference", f"95% over {c.unit}", "95% over seeds", "beyond the noise"], rows
@@ -209,13 +220,38 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
 
 
+def difference_rows(comparison: Comparison) -> list[list[str]]:
+    """A row for each two methods and figure: difference, both intervals, whether it is beyond the noise."""
+    columns = {column.key: column for column in COLUMNS if column.key in _JUDGED}
+    found = [(columns[key], one, other, d) for (one, other, key), d in comparison.differences.items() if key in columns]
+    return [
+        [f"{one} - {other}", column.title, _signed(d.value, column.digits), ends(d.patients, column.digits),
+         ends(d.seeds, column.digits), "yes" if d.beyond_noise else "no"]
+        for column, one, other, d in found
+    ]  # fmt: skip
+
+
 def _signed(value: float, digits: int) -> str:
     return f"{value:+.{digits}f}"
 
 
-def ends(pair: Ends | None) -> str:
+def ends(pair: Ends | None, digits: int = 3) -> str:
     """An interval as [low high]; - where it is not known."""
-    return "-" if pair is None else f"[{pair[0]:.3f} {pair[1]:.3f}]"
+    return "-" if pair is None else f"[{pair[0]:.{digits}f} {pair[1]:.{digits}f}]"
+
+
+def differences_csv(comparison: Comparison) -> str:
+    """The content of differences.csv."""
+    rows: list[list[object]] = [
+        ["first", "second", "figure", "difference", "patients_low", "patients_high", "seeds_low", "seeds_high", "pairs",
+         "beyond_noise"],
+    ]  # fmt: skip
+    for (first, second, key), d in comparison.differences.items():
+        if key in _JUDGED:
+            known = [*(d.patients or (math.nan,) * 2), *(d.seeds or (math.nan,) * 2)]
+            numbers = [_number(value) for value in (d.value, *known)]
+            rows.append([first, second, key, *numbers, d.pairs, "yes" if d.beyond_noise else "no"])
+    return csv_text(rows)
 
 
 def csv_rows(comparison: Comparison) -> str:

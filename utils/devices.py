@@ -121,7 +121,7 @@ class RandomStream:
 
 
 def _generators() -> tuple[Any, ...]:
-    gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     return torch.get_rng_state(), gpu, np.random.get_state(), random.getstate()  # noqa: NPY002
 
 

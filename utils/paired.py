@@ -18,6 +18,7 @@ from utils.intervals import LEVEL, interval
 from utils.view_metrics import Floats
 
 Ends = tuple[float, float]
+FEWEST_UNITS = 6  # patients: of fewer, all of them may lie on one side by chance, and percentiles cannot tell
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,9 @@ class Difference:
 
     @property
     def beyond_noise(self) -> bool:
-        """Whether all known intervals exclude zero."""
+        """Whether all known intervals lie on the difference's own side of zero."""
         known = [ends for ends in (self.patients, self.seeds) if ends is not None]
-        return bool(known) and all(low > 0 or high < 0 for low, high in known)
+        return bool(known) and all(low > 0 if self.value > 0 else high < 0 for low, high in known)
 
 
 def estimate(runs: Sequence[Measured], units: int) -> Estimate:
@@ -82,11 +83,14 @@ def estimate(runs: Sequence[Measured], units: int) -> Estimate:
 
 
 def difference(first: Mapping[int, Measured], second: Mapping[int, Measured], units: int) -> Difference:
-    """Of two methods, whose trainings are given by seed."""
-    value = np.mean([run.value for run in first.values()]) - np.mean([run.value for run in second.values()])
-    one, other = _mean_drawn([*first.values()]), _mean_drawn([*second.values()])
-    patients = None if one is None or other is None else _ends(one - other, units)
+    """Of two methods, whose trainings are given by seed: of the seeds that both have, or of all if they share none."""
     common = sorted(first.keys() & second.keys())
+    one, other = ([runs[seed] for seed in common or runs] for runs in (first, second))
+    value = np.mean([run.value for run in one]) - np.mean([run.value for run in other])
+    drawn, against = _mean_drawn(one), _mean_drawn(other)
+    patients = None
+    if drawn is not None and against is not None and units >= FEWEST_UNITS:
+        patients = _ends(drawn - against, units)
     steps = np.array([first[seed].value - second[seed].value for seed in common])
     return Difference(float(value), patients, _students(steps), len(common))
 

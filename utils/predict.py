@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from models.dual import AnyNetwork
 from utils import checkpoint
 from utils.boxes import non_max_suppression, scale_boxes
+from utils.checkpoint import check_boxes
 from utils.devices import Compute, select_compute
 from utils.engine import inference_copy, to_float
 from utils.letterbox import Image, letterbox, whole_strides
@@ -92,7 +93,7 @@ def load(
     max_det: int = 1000,
     calibrate: bool = False,
 ) -> Predictor:
-    """Load a checkpoint of train.py; the image size is the training's unless given.
+    """Load a checkpoint of a training; the image size is the training's unless given.
 
     Args:
         calibrate: divide the view's logits by the temperature that was fitted on validation.
@@ -101,6 +102,7 @@ def load(
         InputError: no such checkpoint or device; no temperature in it.
     """
     found = checkpoint.read(Path(weights).expanduser())
+    check_boxes(found)
     point = OperatingPoint.from_content(found.content.get("operating"), found.path)
     temperature = point.temperature if point is not None else None
     if calibrate and temperature is None:

@@ -106,7 +106,9 @@ def main(options: argparse.Namespace) -> list[Path]:
         raise InputError(f"--{missing}, got none")
     check_range(options, "limit", 1)
     filters = shown_filters(asked_filters(options))
-    source, out = from_root(options.source).resolve(), from_root(options.out).resolve()
+    typed = Path(options.source).expanduser()
+    source = (typed if typed.exists() else from_root(options.source)).resolve()
+    out = from_root(options.out).resolve()
     files, unique = find_images(source, options.limit), UniqueNames()
     targets = {path: out / f"{unique(path)}.png" for path in files}
     check_target(source, out, [target.name for target in targets.values()])

@@ -12,7 +12,7 @@ from utils.flags import Flag, from_keywords
 from utils.log import LOGGER, InputError
 
 FIGURES = "metrics.json"  # what a run writes last, but for pictures
-TAKES_EFFECT = {"resume", "traceback", "device", "workers"}  # flags that count beside --resume
+TAKES_EFFECT = {"resume", "traceback", "device", "workers", "threads"}  # flags that count beside --resume
 
 
 def latest_checkpoint(resume: str | bool, pair: bool = False) -> Path:

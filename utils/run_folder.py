@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +81,19 @@ def write_end(outcome: Outcome, parts: Parts, plan: Plan, options: argparse.Name
         write_batch_pictures(
             parts.val, outcome.evaluation, plan.names, plan.view_names, plan.folder, options.batch_size * 2
         )
-    best = outcome.best_epoch
-    words = str(best) if isinstance(best, int) else ", ".join(f"{epoch} ({part})" for part, epoch in best.items())
-    print(f"\nLast of {outcome.epochs} epochs on {parts.val.config.file} val; best.pt is of epoch {words}\n")
+    made, best = _words(outcome.epochs), _words(outcome.best_epoch)
+    print(f"\nLast of {made} epochs on {parts.val.config.file} val; best.pt is of epoch {best}\n")
     print(table(content))
     if summary is not None:
         print(f"\n{summary.sentence()}")
     print(f"\n{outcome.seconds / 60:.1f} minutes, {outcome.peak_memory / 1e9:.1f} GB of memory at most")
     print(f"Results in {plan.folder}")
+
+
+def _words(epochs: int | Mapping[str, int]) -> str:
+    """A number of epochs, or those of the parts where they differ."""
+    if isinstance(epochs, int):
+        return str(epochs)
+    if len(set(epochs.values())) == 1:
+        return str(next(iter(epochs.values())))
+    return ", ".join(f"{number} ({part})" for part, number in epochs.items())

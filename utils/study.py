@@ -96,6 +96,7 @@ def work(study: Study, names: Sequence[str], train: Callable[[str], float], paus
     from sqlalchemy.exc import OperationalError
 
     idle = busy = 0
+    told = False
     while True:
         try:
             done, waiting, running = _standing(study, names)
@@ -112,11 +113,13 @@ def work(study: Study, names: Sequence[str], train: Callable[[str], float], paus
         if waiting:
             idle = 0
             continue
-        if not running and idle > PATIENCE:  # a look may fall between a trial's failure and its being put back
+        if running:
+            if not told:
+                LOGGER.info("Waiting for other processes: %s", ", ".join(sorted(running)))
+            told, idle = True, 0
+        elif idle > PATIENCE:  # a look may fall between a trial's failure and its being put back
             lost = sorted(set(names) - done)
             raise InputError(f"{', '.join(lost)}: expected to be finished elsewhere, but failed there; start again")
-        if running and not idle:
-            LOGGER.info("Waiting for other processes: %s", ", ".join(sorted(running)))
         idle += 1
         time.sleep(pause)
 
@@ -139,7 +142,7 @@ def _standing(study: Study, names: Sequence[str]) -> tuple[set[str], set[str], s
 def _made(study: Study, trial: Trial, names: Sequence[str], train: Callable[[str], float]) -> float:
     """The objective: the training that a trial names, unless another trial was put in for it, too.
 
-    A training that was asked for earlier, and is no more, is dropped; asked for again, it is put in again.
+    One that this process was not asked for is put back, behind the others.
     """
     import optuna
 
@@ -148,6 +151,8 @@ def _made(study: Study, trial: Trial, names: Sequence[str], train: Callable[[str
     before = [t for t in study.get_trials(deepcopy=False) if t.number < trial.number and t.state in taken]
     # two processes that start at once may both put a training in; and where another one was faster to take the last
     # waiting trial, Optuna made up one without a name
+    if name not in names and RUN in trial.user_attrs:
+        study.enqueue_trial({}, user_attrs={RUN: name})
     if name not in names or any(t.user_attrs.get(RUN) == name for t in before):
         raise optuna.TrialPruned
     return train(name)

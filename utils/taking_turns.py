@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import os
 import queue
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,7 +24,7 @@ from utils.checkpoint import PARTS, Checkpoint
 from utils.devices import RandomStream
 from utils.files import write_json, write_text
 from utils.log import InputError, one_line, progress, setup
-from utils.loggers import COLUMNS, format_results, read_history
+from utils.loggers import COLUMNS, format_results, read_history, read_results
 from utils.trainer import Training, peak_memory
 
 # Columns of the log that the classifier fills; the others are the detector's.
@@ -53,7 +56,8 @@ class PairFiles:
 
     def __init__(self, folder: Path, parallel: bool) -> None:
         self._folder, self._parallel = folder, parallel
-        self._best: dict[str, int] = {}
+        self._best: dict[str, int] = {}  # the epochs that the files are of
+        self._last: dict[str, int] = {}
         (folder / "weights").mkdir(exist_ok=True)
 
     def part(self, name: str) -> Path:
@@ -64,27 +68,46 @@ class PairFiles:
         """Make the parts' folders; what an earlier run left (``--exist-ok``) is not to be gone on with."""
         for folder in (self._folder, *map(self.part, PARTS)):
             (folder / "weights").mkdir(parents=True, exist_ok=True)
-            for file in ("weights/last.pt", "weights/best.pt", "training_history.json", "results.csv"):
-                (folder / file).unlink(missing_ok=True)
+            for name in ("results.csv", "training_history.json", "outcomes.npz", "log.txt"):
+                (folder / name).unlink(missing_ok=True)
+            for path in (folder / "weights").glob("*.pt"):
+                path.unlink()
 
     def rows(self) -> dict[str, list[Row]]:
         """The epochs that each part has made."""
-        return {name: read_history(self.part(name) / "training_history.json") for name in PARTS}
+        folders = {name: self.part(name) for name in PARTS}
+        return {
+            name: read_history(folder / "training_history.json") or read_results(folder / "results.csv")
+            for name, folder in folders.items()
+        }
+
+    @property
+    def begun(self) -> bool:
+        """Whether the run has a checkpoint."""
+        return (self._folder / "weights" / "last.pt").is_file()
 
     def write(self) -> None:
         """Bring the run's log and checkpoints to where the parts are."""
-        rows = self.rows()
-        together = merged(rows["detector"], rows["classifier"], self._parallel)
-        write_text(self._folder / "results.csv", format_results(together))
-        write_json(self._folder / "training_history.json", together)
         last = self.read("last")
         if last is None:
             return
+        rows = self.rows()
+        # a row that waits for a part would look complete to who reads along; one that stopped early is not waited for
+        waited = [len(rows[name]) for name, part in last.items() if not part.content["finished"]]
+        together = merged(rows["detector"], rows["classifier"], self._parallel)[: min(waited, default=None)]
+        write_text(self._folder / "results.csv", format_results(together))
+        write_json(self._folder / "training_history.json", together)
         best = {name: int(part.content["best_epoch"]) for name, part in last.items()}
         if all(part.content["epoch"] >= 0 for part in last.values()) and best != self._best:
             self._write("best", self.read("best"))
             self._best = best
-        self._write("last", last)  # after best.pt, so that what it says of that is true
+        for path in self.part("detector").glob("weights/epoch*.pt"):  # of --save-period
+            if not (self._folder / "weights" / path.name).exists():
+                self._write(path.stem, self.read(path.stem))
+        made = {name: int(part.content["epoch"]) for name, part in last.items()}
+        if made != self._last or not self.begun:
+            self._write("last", last)  # after best.pt, so that what it says of that is true
+            self._last = made
 
     def read(self, name: str) -> dict[str, Checkpoint] | None:
         """Both parts' last or best checkpoint; None until both are there."""
@@ -114,8 +137,8 @@ def merged(detector: list[Row], classifier: list[Row], parallel: bool) -> list[R
     return rows
 
 
-def take_turns(tasks: Mapping[str, Task], files: PairFiles) -> int:
-    """Make all epochs in this process, the part that is behind first; returns the most RAM it held, in bytes."""
+def take_turns(tasks: Mapping[str, Task], files: PairFiles) -> None:
+    """Make all epochs in this process, the part that is behind first."""
     for task in tasks.values():
         with task.stream:
             task.training.begin()
@@ -125,14 +148,13 @@ def take_turns(tasks: Mapping[str, Task], files: PairFiles) -> int:
         files.write()
     for task in tasks.values():
         task.training.finish()
-    return peak_memory()
 
 
 def side_by_side(
     work: Callable[[str, Path, Mapping[str, Any]], None], parts: list[str], options: Mapping[str, Any],
     files: PairFiles, epochs: int,
 ) -> int:  # fmt: skip
-    """Make all epochs in a process a part; returns the most RAM that these and this one held, in bytes.
+    """Make all epochs in a process a part; returns the most RAM that these held, in bytes.
 
     Args:
         work: trains a part in a folder by the options; a module's function, so that another process finds it.
@@ -148,14 +170,14 @@ def side_by_side(
         name: context.Process(target=_in_process, args=(work, name, files.part(name), dict(options), results))
         for name in parts
     }
-    memory = peak_memory()
+    memory = 0
     files.write()  # a run may have been cut between a part's last checkpoint and its own
     try:
         for process in processes.values():
             process.start()
         nothing: tuple[int, ...] = ()
         with progress(nothing, "epochs of both", total=2 * epochs, unit="epoch") as bar:
-            waiting = set(parts)
+            waiting, before = set(parts), -1
             while waiting:
                 ended = [name for name in waiting if processes[name].exitcode is not None]
                 try:  # what a process has said before it ended is there by now
@@ -170,11 +192,14 @@ def side_by_side(
                 memory += held
                 waiting -= {name}
                 made = sum(map(len, files.rows().values()))
-                if made > bar.n or not waiting:
+                if made != before or not waiting or not files.begun:
                     files.write()
                     bar.update(made - bar.n)
+                    before = made
         for process in processes.values():
             process.join()
+        for part in PARTS:  # one that was cut just before its end has not done so
+            checkpoint.strip(files.part(part) / "weights" / "best.pt")
     finally:
         for process in processes.values():
             if process.is_alive():
@@ -188,6 +213,9 @@ def _in_process(
     results: Any,
 ) -> None:  # fmt: skip
     """A part's process: what it says goes into a file, so that the two do not write over each other's lines."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too, which stops this process
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that a file which is being written is cleaned up
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     error = ""
     with (folder / "log.txt").open("a", encoding="utf-8", buffering=1) as log:
         sys.stdout = sys.stderr = log
@@ -202,3 +230,11 @@ def _in_process(
         finally:
             sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
     results.put((name, peak_memory(), error))
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent has gone: a run that is resumed must not be trained twice."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

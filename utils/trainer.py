@@ -130,13 +130,13 @@ class Outcome:
     Attributes:
         evaluation: of the last epoch; None where a resumed training had none left to make.
         epochs: how many were trained, earlier parts of a resumed run included.
-        best_epoch: 1-based, of ``best.pt``; by part where its parts have each their own.
+        best_epoch: 1-based, of ``best.pt``; this and the epochs by part, where its parts have each their own.
         seconds: the training took, earlier parts included.
         peak_memory: bytes of RAM that this process held at most.
     """
 
     evaluation: Evaluation | None
-    epochs: int
+    epochs: int | Mapping[str, int]
     best_epoch: int | Mapping[str, int]
     seconds: float
     peak_memory: int
@@ -215,6 +215,8 @@ class Training:
         content = _content(self._learner, self.plan, epoch, self._best_fitness, self._best_epoch, evaluation)
         content["operating"] = OperatingPoint.of(evaluation, self._val_set).content() if evaluation else None
         content["finished"] = self.done
+        on_gpu = self._compute.device.type == "cuda"  # dropout draws from the generator of its device
+        content["random_gpu"] = torch.cuda.get_rng_state(self._compute.device) if on_gpu else None
         weights = self._sampler.weights
         content["frame_weights"] = None if weights is None else torch.from_numpy(weights)
         _save(content, self.plan, epoch, improved)
@@ -340,6 +342,8 @@ def restore(learner: Learner, plan: Plan, resumed: checkpoint.Checkpoint) -> Pla
     learner.optimizer.load_state_dict(content["optimizer"])
     learner.balancer.load_state_dict(content["balancer"])
     torch.set_rng_state(content["random"])
+    if content.get("random_gpu") is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(content["random_gpu"])
     weights = content["frame_weights"]
     return replace(
         plan, start_epoch=content["epoch"] + 1, best_fitness=content["best_fitness"],

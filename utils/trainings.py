@@ -22,11 +22,12 @@ from utils.config import ROOT, Hyperparameters, hyperparameters_from, load_yaml,
 from utils.files import write_text
 from utils.log import LOGGER, InputError
 from utils.resume import ended
-from utils.run_folder import FROM_HYP
 
 DUAL = "dual"
+PLAIN = re.compile("yolov5[nsmlx]")  # classifiers that are a YOLOv5 backbone
 ONLY_FOR = {"gradnorm_": ("gradnorm",), "classifier_": (DUAL,)}  # hyp keys that other methods ignore
-NOT_COMPARED = ("hyp", "workers", "threads", "device")  # flags that may change between the parts of a training
+OF_MACHINE = ("workers", "threads", "device")  # flags that may change between the parts of a training
+PER_TRAINING = ("seed", "balance")  # hyperparameters that come from flags, for each training its own
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class Training:
         """The command line that makes it, or goes on with it where it was cut off."""
         start = [sys.executable, str(ROOT / self.script)]
         if self.last.is_file():
-            return [*start, "--resume", str(self.last)]
+            here = [word for name in OF_MACHINE for word in _words(name, self.arguments.get(name))]
+            return [*start, "--resume", str(self.last), *here]
         own = {"seed": self.seed, "project": self.folder.parent, "name": self.folder.name, "exist-ok": True}
         words = list(itertools.chain(*(_words(name, value) for name, value in {**self.arguments, **own}.items())))
         return [*start, *words]
@@ -93,7 +95,7 @@ class Training:
                     "command goes on"
                 )
         metrics = json.loads((self.folder / "metrics.json").read_text(encoding="utf-8"))
-        return float(metrics["view"]["accuracy"] if self.method == "single_view" else metrics["map50"])
+        return float(metrics.get("view", {}).get("accuracy", 0) if self.method == "single_view" else metrics["map50"])
 
     def check_settings(self) -> None:
         """Refuse a run of other settings under the same name.
@@ -104,11 +106,14 @@ class Training:
         stored, hyp = (
             load_yaml(path) if path.is_file() else {} for path in (self.folder / "opt.yaml", self.folder / "hyp.yaml")
         )
-        here = {name: value for name, value in self.arguments.items() if name not in NOT_COMPARED}
+        here = {name: value for name, value in self.arguments.items() if name not in (*OF_MACHINE, "hyp")}
         pairs = [(f"--{name}", stored.get(name.replace("-", "_"), value), value) for name, value in here.items()]
+        if "amp" in stored:  # --amp, --no-amp, or neither
+            wanted_amp = True if "amp" in here else False if "no-amp" in here else None
+            pairs.append(("--amp", stored["amp"], wanted_amp))
         if hyp:
             wanted = plain(asdict(hyperparameters_from(self.hyp, self.folder)))
-            pairs += [(name, hyp.get(name, value), value) for name, value in wanted.items() if name not in FROM_HYP]
+            pairs += [(name, hyp.get(name, value), value) for name, value in wanted.items() if name not in PER_TRAINING]
         for name, there, value in pairs:
             if str(there) != str(value):
                 raise InputError(
@@ -144,10 +149,14 @@ def parse_grid(words: Sequence[str], source: Path) -> dict[str, list[Any]]:
             raise InputError(f"--grid {word}: unknown hyp key {key!r}" + (f" (near: {known})" if known else ""))
         if key in grid:
             raise InputError(f"--grid {word}: expected each key once, got {key} again")
+        if key in PER_TRAINING:
+            raise InputError(f"--grid {word}: {key}: expected in --{'seeds' if key == 'seed' else 'methods'}")
         try:
             grid[key] = [yaml.safe_load(part) for part in parts]
         except yaml.YAMLError as error:
             raise InputError(f"--grid {word}: expected values as in a hyp file, got {values!r}") from error
+        if len(set(map(str, grid[key]))) < len(parts):
+            raise InputError(f"--grid {word}: expected each value once")
         for value in grid[key]:
             hyperparameters_from({**load_yaml(source), key: value}, Path(f"--grid {word}"))
     return grid
@@ -192,11 +201,12 @@ def _own_arguments(
     if name != DUAL:
         source = folder / f"gradnorm-seed{seed}" if name == "gradnorm_static" else ""
         return {"balance": name, "balance-from": source}
-    own = dict(of_dual)
-    if classifier:
-        own["classifier"] = classifier
-        if classifier.startswith("yolov5"):  # two plain backbones of one kind: capacity as the joint network's, twice
-            own["cfg"] = f"models/hub/{classifier.removesuffix('.yaml')}.yaml"
+    own = {**of_dual, **({"classifier": classifier} if classifier else {})}
+    stem = str(own.get("classifier", "")).removesuffix(".yaml")
+    if PLAIN.fullmatch(stem) and (classifier or "cfg" not in common):
+        own["cfg"] = str(
+            ROOT / "models" / "hub" / f"{stem}.yaml"
+        )  # two plain backbones: the joint one's capacity, twice
     return own
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from utils import outcomes
 from utils.assessment import Assessment, assess
-from utils.checkpoint import Checkpoint
-from utils.config import DatasetConfig, find_file, load_dataset_config
+from utils.checkpoint import Checkpoint, check_boxes
+from utils.config import DatasetConfig, Hyperparameters, find_file, load_dataset_config
 from utils.dataset import EchoDataset, build_loader, prepare
 from utils.devices import Compute
 from utils.engine import Evaluation, Thresholds, evaluate, inference_copy
@@ -28,6 +28,7 @@ from utils.report import metrics
 
 def checked_dataset(options: argparse.Namespace, found: Checkpoint) -> DatasetConfig:
     """The dataset of ``--data``, if its classes and views are those of the checkpoint."""
+    check_boxes(found)
     config = load_dataset_config(find_file(options.data, "data", flag="--data"))
     pairs = [("view_names", config.view_names, found.view_names)] if config.view_names and found.view_names else []
     if not options.single_cls:
@@ -79,9 +80,13 @@ class Validation:
 
 def validate(
     found: Checkpoint, config: DatasetConfig, split: str, size: int, compute: Compute,
-    options: argparse.Namespace, draws: int,
+    options: argparse.Namespace, draws: int, loss_hyp: Hyperparameters | None = None,
 ) -> Validation:  # fmt: skip
-    """Evaluate a split at an image size."""
+    """Evaluate a split at an image size.
+
+    Args:
+        loss_hyp: whose gains and smoothing the losses have, where they are to be compared; the training's own if None.
+    """
     check_range(options, "bootstrap", 0)
     limits = thresholds(options)
     network = found.build().to(compute.device)
@@ -94,7 +99,7 @@ def validate(
 
     def evaluated(dataset: EchoDataset, operating: float | None) -> Evaluation:
         loader = build_loader(dataset, options.batch_size, options.workers)
-        criterion = JointLoss.of(network, found.hyp, size)
+        criterion = JointLoss.of(network, loss_hyp or found.hyp, size)
         nc = len(dataset.names)
         return evaluate(copy, loader, nc, nv, compute, limits, criterion, dataset.split, operating)
 
