@@ -108,5 +108,7 @@ def write_pictures(found: Sequence[Panel], folder: Path, title: str = "") -> Non
                               fontsize=SMALL, color="0.4")  # fmt: skip
             axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
             finish(axes, grid=True)
+            if panel.joined:
+                axes.locator_params(axis="x", nbins=6, integer=True, min_n_ticks=1)
             axes.legend(fontsize=SMALL, framealpha=0.7)
         save(figure, folder / f"{name}.png")
