@@ -218,7 +218,7 @@ def test_notes_say_which_noise_is_known() -> None:
     several = notes(seeds=2)
     assert "bootstrap over 8 patients" in several and "and the spread over seeds" in several
     assert "another seed" not in several
-    assert "No winner is marked: the noise is not known" in notes(draws=0)
+    assert "No winner is marked but in parameters and GFLOPs: the noise is not known" in notes(draws=0)
     few = notes(units=FEWEST_UNITS - 1)
     assert "With 5 patients, fewer than 6, their noise cannot be told." in few and "bootstrap" not in few
     assert "at 95%: the spread over seeds" in notes(draws=0, seeds=2)

@@ -165,7 +165,7 @@ class Comparison:
             f"A winner is marked (*) where no other method is within the noise, at 95%: {', and '.join(known)}. "
             "Of many comparisons, some are beyond it by chance."
             if known
-            else "No winner is marked: the noise is not known."
+            else "No winner is marked but in parameters and GFLOPs: the noise is not known."
         )
         if len(by_seeds) < len(found):
             lines.append(
