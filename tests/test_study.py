@@ -34,7 +34,7 @@ def train(name):
         os._exit(9)
     with (folder / own).open("a") as file:
         file.write(name + "\\n")
-    time.sleep(0.15)
+    time.sleep(0.6)  # long enough that a process which starts two seconds later still finds some
     return 0.5
 
 (folder / f"{own}.ready").write_text("")
