@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from utils import checkpoint, outcomes
-from utils.checkpoint import one_checkpoint
+from utils import outcomes
+from utils.checkpoint import Trained, one_checkpoint
 from utils.config import DatasetConfig, from_root
 from utils.dataset import EchoDataset
 from utils.devices import Compute, select_compute
@@ -23,6 +23,7 @@ from utils.log import LOGGER, run_script
 from utils.outputs import UniqueNames, coco_rows, label_rows
 from utils.pictures import write_batch_pictures
 from utils.report import write_figures
+from utils.runtimes import open_weights
 from utils.table import table
 from utils.validation import Validation, checked_dataset, validate
 
@@ -65,13 +66,12 @@ def main(options: argparse.Namespace) -> dict[str, Any]:
     if options.task == "speed":
         options = argparse.Namespace(**{**vars(options), **SPEED_THRESHOLDS})
     split = options.task if options.task in ("train", "val", "test") else "val"
-    found = checkpoint.read(weights)
+    found = open_weights(weights)
     config = checked_dataset(options, found)
     compute = select_compute(options.device, True if options.half else options.amp)
     if options.task == "study":
         return study(found, config, compute, options)
-    size = found.image_size if options.imgsz is None else options.imgsz
-    validation = validate(found, config, split, size, compute, options, options.bootstrap)
+    validation = validate(found, config, split, options.imgsz, compute, options, options.bootstrap)
     content = validation.content
     folder = new_run_folder(from_root(options.project), options.name, options.exist_ok)
     write_results(folder, validation, options)
@@ -81,9 +81,7 @@ def main(options: argparse.Namespace) -> dict[str, Any]:
     return content
 
 
-def study(
-    found: checkpoint.Checkpoint, config: DatasetConfig, compute: Compute, options: argparse.Namespace
-) -> dict[str, Any]:
+def study(found: Trained, config: DatasetConfig, compute: Compute, options: argparse.Namespace) -> dict[str, Any]:
     """Validate at several image sizes; writes YOLOv5's study file, a row a size, and returns the last one's content.
 
     The columns are P, R, mAP50, mAP50-95; box, objectness and class loss; milliseconds of preprocessing, inference

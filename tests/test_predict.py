@@ -63,7 +63,7 @@ def test_classes_and_thresholds_are_heeded(weights: Path) -> None:
 
 def test_the_image_size_is_the_trainings_unless_given(weights: Path) -> None:
     assert load(weights, "cpu").image_size == 64
-    assert load(weights, "cpu", image_size=100).image_size == 128
+    assert load(weights, "cpu", imgsz=100).image_size == 128
 
 
 def test_frames_are_padded_as_in_training(weights: Path, tmp_path: Path) -> None:

@@ -291,6 +291,7 @@ def test_a_checkpoints_filters_are_applied_once_and_alike_by_val_and_detect(
 
     predictor = load(tmp_path / "a.pt", "cpu", amp=False)
     seen: list[torch.Tensor] = []
+    assert isinstance(predictor.network, torch.nn.Module)
     predictor.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     predictor(frame)
     assert calls == [filters] * 2

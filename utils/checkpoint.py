@@ -30,12 +30,12 @@ ONLY_FOR_TRAINING = ("network", "optimizer", "balancer", "random", "random_gpu",
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint's content, checked.
+class Trained:
+    """What is known of a trained network, in whatever kind of file it is.
 
     Attributes:
         path: where it was read.
-        content: everything in the file.
+        content: all that the file says; of a checkpoint, with its tensors.
         names: box classes.
         view_names: views; empty for a detector alone.
         image_size: pixels of the longer side in training.
@@ -50,6 +50,11 @@ class Checkpoint:
     image_size: int
     rect: bool
     hyp: Hyperparameters
+
+
+@dataclass(frozen=True)
+class Checkpoint(Trained):
+    """A checkpoint's content, checked."""
 
     @property
     def is_pair(self) -> bool:
@@ -93,7 +98,7 @@ def paired(parts: Mapping[str, Checkpoint]) -> dict[str, Any]:
     }
 
 
-def check_boxes(found: Checkpoint) -> None:
+def check_boxes(found: Trained) -> None:
     """Raise an InputError for the checkpoint of a classifier alone, which finds no boxes."""
     if not found.names:
         raise InputError(

@@ -19,7 +19,7 @@ from models.balancer import TASKS, Balancer
 from models.border import Cut, find_border
 from models.dual import Trainable
 from models.step_gradients import StepFigures, StepGradients
-from models.yolo import AnyModule, fused
+from models.yolo import AnyModule, Output, fused
 from utils.boxes import non_max_suppression, scale_boxes, xywh_to_xyxy
 from utils.dataset import Batch
 from utils.devices import Compute
@@ -251,7 +251,7 @@ def inference_copy(network: AnyModule, compute: Compute) -> AnyModule:
 
 @torch.inference_mode()
 def evaluate(
-    network: nn.Module,
+    network: Callable[[Tensor], Output],
     loader: DataLoader[Batch],
     nc: int,
     nv: int,

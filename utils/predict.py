@@ -10,16 +10,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.dual import AnyNetwork
-from utils import checkpoint
 from utils.boxes import non_max_suppression, scale_boxes
 from utils.checkpoint import check_boxes
 from utils.devices import Compute, select_compute
-from utils.engine import inference_copy, to_float
-from utils.letterbox import Image, letterbox, whole_strides
+from utils.engine import to_float
+from utils.letterbox import Image, letterbox
 from utils.log import InputError
 from utils.operating import OperatingPoint
 from utils.preprocess import Preprocessor
+from utils.runtimes import Runner, image_size, open_weights, start
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Predictor:
     """A network ready for frames of any size.
 
     Attributes:
-        network: fused, in evaluation mode, on its device.
+        network: ready to be called, on its device.
         names, view_names: of box classes and views.
         image_size: pixels to which a frame's longer side is scaled.
         rect: whether frames are then padded to whole strides only, rather than to a square.
@@ -49,7 +48,7 @@ class Predictor:
         conf_thres, iou_thres, classes, agnostic, max_det: of :func:`utils.boxes.non_max_suppression`.
     """
 
-    network: AnyNetwork
+    network: Runner
     compute: Compute
     names: tuple[str, ...]
     view_names: tuple[str, ...]
@@ -72,6 +71,7 @@ class Predictor:
         images = to_float(torch.from_numpy(padded).permute(2, 0, 1)[None], self.compute)
         with self.compute.autocast():
             output = self.network(images)
+        assert output.boxes is not None  # weights without boxes are refused when they are loaded
         found = non_max_suppression(
             output.boxes, self.conf_thres, self.iou_thres, self.classes, self.agnostic, max_det=self.max_det
         )[0]
@@ -84,7 +84,7 @@ class Predictor:
 def load(
     weights: str | Path,
     device: str = "",
-    image_size: int | None = None,
+    imgsz: int | None = None,
     amp: bool | None = None,
     conf_thres: float = 0.25,
     iou_thres: float = 0.45,
@@ -101,20 +101,20 @@ def load(
     Raises:
         InputError: no such checkpoint or device; no temperature in it.
     """
-    found = checkpoint.read(Path(weights).expanduser())
+    found = open_weights(Path(weights).expanduser())
     check_boxes(found)
     point = OperatingPoint.from_content(found.content.get("operating"), found.path)
     temperature = point.temperature if point is not None else None
     if calibrate and temperature is None:
         raise InputError(f"{found.path}: --calibrate: expected a temperature fitted on validation, got none")
     compute = select_compute(device, amp)
-    network = found.build()
+    network = start(found, compute)
     return Predictor(
-        network=inference_copy(network, compute),
+        network=network,
         compute=compute,
         names=found.names,
         view_names=found.view_names,
-        image_size=whole_strides(found.image_size if image_size is None else image_size, network.max_stride),
+        image_size=image_size(found, network, imgsz),
         rect=found.rect,
         preprocessor=Preprocessor.of(found.hyp),
         temperature=temperature if calibrate and temperature is not None else 1.0,

@@ -7,16 +7,17 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from utils import outcomes
 from utils.assessment import Assessment, assess
-from utils.checkpoint import Checkpoint, check_boxes
+from utils.checkpoint import Trained, check_boxes
 from utils.config import DatasetConfig, Hyperparameters, find_file, load_dataset_config
 from utils.dataset import EchoDataset, build_loader, prepare
 from utils.devices import Compute
-from utils.engine import Evaluation, Thresholds, evaluate, inference_copy
+from utils.engine import Evaluation, Thresholds, evaluate
 from utils.flags import check_range
 from utils.leakage import Fingerprint, compare
-from utils.letterbox import whole_strides
 from utils.log import LOGGER, InputError
 from utils.loss import JointLoss
 from utils.operating import OperatingPoint
@@ -24,9 +25,10 @@ from utils.parts import PERMUTED, refuse, report
 from utils.permutation import shuffled_labels
 from utils.preprocess import Preprocessor
 from utils.report import metrics
+from utils.runtimes import image_size, start
 
 
-def checked_dataset(options: argparse.Namespace, found: Checkpoint) -> DatasetConfig:
+def checked_dataset(options: argparse.Namespace, found: Trained) -> DatasetConfig:
     """The dataset of ``--data``, if its classes and views are those of the checkpoint."""
     check_boxes(found)
     config = load_dataset_config(find_file(options.data, "data", flag="--data"))
@@ -43,7 +45,7 @@ def checked_dataset(options: argparse.Namespace, found: Checkpoint) -> DatasetCo
 
 
 def open_split(
-    found: Checkpoint, config: DatasetConfig, split: str, size: int, stride: int, options: argparse.Namespace
+    found: Trained, config: DatasetConfig, split: str, size: int, stride: int, options: argparse.Namespace
 ) -> EchoDataset:
     """The split, filtered and padded as in training: to squares, or in rectangular batches of whole strides.
 
@@ -79,29 +81,31 @@ class Validation:
 
 
 def validate(
-    found: Checkpoint, config: DatasetConfig, split: str, size: int, compute: Compute,
+    found: Trained, config: DatasetConfig, split: str, size: int | None, compute: Compute,
     options: argparse.Namespace, draws: int, loss_hyp: Hyperparameters | None = None,
 ) -> Validation:  # fmt: skip
     """Evaluate a split at an image size.
 
     Args:
+        size: pixels of the frames' longer side; the training's if None.
         loss_hyp: whose gains and smoothing the losses have, where they are to be compared; the training's own if None.
     """
     check_range(options, "bootstrap", 0)
     limits = thresholds(options)
-    network = found.build().to(compute.device)
-    size = whole_strides(size, network.max_stride)
-    copy = inference_copy(network, compute)
+    network = start(found, compute)
+    size = image_size(found, network, size)
     nv = len(found.view_names) if config.view_names else 0
+    has_losses = isinstance(network, nn.Module)  # what is exported gives no raw maps
 
     def opened(part: str) -> EchoDataset:
         return open_split(found, config, part, size, network.max_stride, options)
 
     def evaluated(dataset: EchoDataset, operating: float | None) -> Evaluation:
         loader = build_loader(dataset, options.batch_size, options.workers)
-        criterion = JointLoss.of(network, loss_hyp or found.hyp, size)
+        module: Any = network
+        criterion = JointLoss.of(module, loss_hyp or found.hyp, size) if has_losses else None
         nc = len(dataset.names)
-        return evaluate(copy, loader, nc, nv, compute, limits, criterion, dataset.split, operating)
+        return evaluate(network, loader, nc, nv, compute, limits, criterion, dataset.split, operating)
 
     dataset = opened(split)
     leakage, warnings = check_leakage(found, dataset, options)
@@ -129,7 +133,7 @@ def validate(
 
 
 def check_leakage(
-    found: Checkpoint, dataset: EchoDataset, options: argparse.Namespace
+    found: Trained, dataset: EchoDataset, options: argparse.Namespace
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """What the split has in common with the frames that the network was trained on, and the warnings of it.
 
@@ -150,7 +154,7 @@ def check_leakage(
 
 
 def trained_on(
-    found: Checkpoint, dataset: EchoDataset, options: argparse.Namespace
+    found: Trained, dataset: EchoDataset, options: argparse.Namespace
 ) -> tuple[Fingerprint | None, list[str]]:
     """The fingerprint that a checkpoint carries, or else that of the dataset's train part, with a warning."""
     content = found.content.get("trained_on")
