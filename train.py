@@ -39,7 +39,7 @@ from utils.dataset import EchoDataset, build_loader
 from utils.devices import seed_everything, select_compute
 from utils.engine import MultiScale, Thresholds
 from utils.files import new_run_folder
-from utils.flags import BOOTSTRAP, COMMON, IMGSZ, THREADS, Flag, check_range, from_keywords, parse
+from utils.flags import BOOTSTRAP, COMMON, DOWNLOAD, IMGSZ, THREADS, Flag, check_range, from_keywords, parse
 from utils.frames import CACHE_MODES
 from utils.log import LOGGER, InputError, run_script
 from utils.loss import JointLoss
@@ -48,13 +48,15 @@ from utils.parts import Parts, checked_dataset, open_parts
 from utils.resume import latest_checkpoint, resumed_options
 from utils.run_folder import FROM_HYP, stored_options, write_end, write_start
 from utils.schedule import Schedule, accumulation, warmup_iterations
+from utils.starting import Start, read_start, start_from, with_classes
 from utils.trainer import Learner, Plan, fit, restore, validate
 
 ONE_PROCESS = "this program trains in one process"
 NO_TRACKER = "runs are logged to files and TensorBoard only"
 
 FLAGS = (
-    Flag("weights", "", "checkpoint to start from; empty starts from random weights"),
+    Flag("weights", "", "checkpoint to start from, also YOLOv5's own; empty starts from random weights"),
+    DOWNLOAD,
     Flag("cfg", "models/yolov5s.yaml", "network yaml, from models/ or models/hub/ by its bare name"),
     Flag("data", "data/phantom.yaml", "dataset yaml"),
     Flag("hyp", "hyp/joint_training_rules.yaml", "hyperparameter yaml"),
@@ -130,9 +132,9 @@ def train(options: argparse.Namespace, resumed: checkpoint.Checkpoint | None = N
     compute = select_compute(options.device, options.amp, options.threads)
     seed_everything(hyp.seed)
     config = checked_dataset(options, hyp)
-    start = resumed
+    start: Start | None = resumed
     if options.weights and not resumed:
-        start = checkpoint.read(Path(options.weights).expanduser())
+        start = read_start(Path(options.weights).expanduser(), options.download)
     network = build_network(config, options, hyp, start) if resumed is None else Network(resumed.content["description"])
     freeze(network, options.freeze)
     parts = open_parts(config, options, hyp, network.max_stride, [start] if start else [])
@@ -178,7 +180,7 @@ def merged_hyperparameters(options: argparse.Namespace) -> Hyperparameters:
 
 
 def build_network(
-    config: DatasetConfig, options: argparse.Namespace, hyp: Hyperparameters, start: checkpoint.Checkpoint | None
+    config: DatasetConfig, options: argparse.Namespace, hyp: Hyperparameters, start: Start | None
 ) -> Network:
     """The network of ``--cfg``, with the weights of ``start`` as far as they fit."""
     description = load_yaml(find_file(options.cfg, "models", "models/hub", flag="--cfg"))
@@ -194,10 +196,11 @@ def build_network(
             "take models/yolov5s.yaml, or hyp/detection_only.yaml"
         )
     if start is not None:
-        state = start.part("detector")
+        names = class_names(config, options.single_cls)
+        state = with_classes(network, start.part("detector"), start.names, names, start.path)
         if "cfg" in options.typed or round(hyp.anchors):  # then the anchors asked for stay, as in YOLOv5
             state = {name: tensor for name, tensor in state.items() if not name.endswith(".anchors")}
-        checkpoint.start_from(network, state, start.path)
+        start_from(network, state, start.path)
     return network
 
 

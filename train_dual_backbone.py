@@ -40,6 +40,7 @@ from utils.parts import Parts, checked_dataset, open_parts
 from utils.pretrained import IMAGENET, imagenet_file, read_weights
 from utils.resume import latest_checkpoint, resumed_options
 from utils.run_folder import stored_options, write_end, write_start
+from utils.starting import Start, read_start, start_from
 from utils.taking_turns import PairFiles, Task, side_by_side, take_turns
 from utils.trainer import Learner, Outcome, Plan, Training, peak_memory, restore
 
@@ -49,14 +50,14 @@ FLAGS = (
     *(
         dataclasses.replace(flag, refused=NOTHING_SHARED) if flag.names in OF_JOINT else flag
         for flag in train.FLAGS
-        if flag.names != "patience"
+        if flag.names not in ("patience", "download")
     ),
     # --pa means patience in YOLOv5, and goes on meaning that beside --parallel
     *(dataclasses.replace(flag, names="patience pa") for flag in train.FLAGS if flag.names == "patience"),
     Flag("classifier", "resnet50", f"{', '.join(BACKBONES)}; or yolov5s (n m l x), or a network yaml: its backbone"),
     Flag("classifier-weights", "", f"file to start the classifier from: a checkpoint, or torchvision's; or {IMAGENET}"),
     Flag("classifier-optimizer", "AdamW", "", choices=OPTIMIZERS),
-    Flag("download", False, f"fetch the weights that --classifier-weights {IMAGENET} names, if they are not on disk"),
+    Flag("download", False, f"fetch --weights yolov5s.pt and the like, and those of --classifier-weights {IMAGENET}"),
     Flag("parallel", False, "train the two at the same time, in a process each"),
 )
 
@@ -146,7 +147,7 @@ def prepared(options: argparse.Namespace, resumed: Checkpoint | None, threads: i
     hyp = resumed.hyp if resumed else dual_hyperparameters(options)
     compute = select_compute(options.device, options.amp, threads or options.threads)
     config = checked_dataset(options, hyp)
-    starts: list[Checkpoint] = [resumed] if resumed else []
+    starts: list[Start] = [resumed] if resumed else []
     streams = {name: RandomStream(hyp.seed) for name in PARTS}
     with streams["detector"]:
         detector = part_networks(resumed)[0] if resumed else build_detector(config, options, hyp, starts)
@@ -176,17 +177,17 @@ def part_networks(resumed: Checkpoint) -> tuple[Network, Trainable]:
 
 
 def build_detector(
-    config: DatasetConfig, options: argparse.Namespace, hyp: Hyperparameters, starts: list[Checkpoint]
+    config: DatasetConfig, options: argparse.Namespace, hyp: Hyperparameters, starts: list[Start]
 ) -> Network:
     """The network of ``--cfg`` without its view head, from the weights of ``--weights`` if there are any."""
-    start = checkpoint.read(Path(options.weights).expanduser()) if options.weights else None
+    start = read_start(Path(options.weights).expanduser(), options.download) if options.weights else None
     starts += [start] if start else []
     boxes_alone = dataclasses.replace(hyp, classification_enabled=False)
     return train.build_network(config, options, boxes_alone, start)
 
 
 def build_classifier(
-    config: DatasetConfig, options: argparse.Namespace, hyp: Hyperparameters, starts: list[Checkpoint]
+    config: DatasetConfig, options: argparse.Namespace, hyp: Hyperparameters, starts: list[Start]
 ) -> Trainable:
     """The network of ``--classifier``, from the weights of ``--classifier-weights`` if there are any."""
     nv = len(config.view_names)
@@ -202,17 +203,17 @@ def build_classifier(
         path = Path(options.classifier_weights).expanduser()
         if options.classifier_weights == IMAGENET:
             path = imagenet_file(name, options.download)
-        checkpoint.start_from(classifier, classifier_state(path, starts), path)
+        start_from(classifier, classifier_state(path, starts), path)
     return classifier
 
 
-def classifier_state(path: Path, starts: list[Checkpoint]) -> Mapping[str, Tensor]:
-    """The classifier's tensors in a file; a checkpoint of ours is added to ``starts``."""
+def classifier_state(path: Path, starts: list[Start]) -> Mapping[str, Tensor]:
+    """The classifier's tensors in a file; whatever is not torchvision's is added to ``starts``."""
     found = read_weights(path)
-    if isinstance(found, Checkpoint):
-        starts.append(found)
-        return found.part("classifier")
-    return from_torchvision(found)
+    if isinstance(found, dict):
+        return from_torchvision(found)
+    starts.append(found)
+    return found.part("classifier")
 
 
 def whole_plan(setting: Setting, folder: Path) -> Plan:

@@ -143,12 +143,13 @@ def _c3cbam(d: _Description, row: Row, inputs: list[Shape]) -> Built:
 
 
 def _cbam(d: _Description, row: Row, inputs: list[Shape]) -> Built:
-    channels, kernel = inputs[0].channels, 7
-    if row.arguments:  # forks write the (unscaled) output channels first; attention cannot change them
-        kernel = row.arguments[1] if len(row.arguments) > 1 else kernel
-        if d.width(row.arguments[0]) != channels:
-            raise ValueError(f"expected {channels} channels as its input has, got {d.width(row.arguments[0])}")
-    return CBAM(channels, kernel, gate=d.cbam_gate), inputs[0]
+    channels = inputs[0].channels
+    arguments = [*row.arguments, *(None, 7, 16)[len(row.arguments) :]]
+    stated, kernel, reduction = arguments
+    # forks write the (unscaled) output channels first; attention cannot change them
+    if stated is not None and d.width(stated) != channels:
+        raise ValueError(f"expected {channels} channels as its input has, got {d.width(stated)}")
+    return CBAM(channels, kernel, reduction, d.cbam_gate), inputs[0]
 
 
 def _upsample(d: _Description, row: Row, inputs: list[Shape]) -> Built:

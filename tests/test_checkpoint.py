@@ -85,23 +85,6 @@ def test_a_file_that_would_run_a_program_is_refused_and_does_not(tmp_path: Path)
     assert canary.exists()
 
 
-def test_starting_from_other_weights_says_how_many_matched(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    torch.manual_seed(1)
-    stock = Network({**load_yaml(ROOT / "models/hub/yolov5n.yaml"), "width_multiple": 0.125}, nc=4)
-    joint = network()
-    with caplog.at_level("INFO", logger="echo"):
-        checkpoint.start_from(joint, stock.state_dict(), tmp_path / "stock.pt")
-    total = len(joint.state_dict())
-    assert f"{len(stock.state_dict())} of {total} tensors matched" in caplog.text
-    assert "model.2.cbam.channel_attention.f1.weight: not there" in caplog.text
-    assert torch.equal(joint.state_dict()["model.9.cv2.conv.weight"], stock.state_dict()["model.9.cv2.conv.weight"])
-
-
-def test_weights_that_fit_nowhere_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="none of its 1 tensors"):
-        checkpoint.start_from(network(), {"a": torch.zeros(1)}, tmp_path / "x.pt")
-
-
 def test_a_full_disk_is_told_as_that_and_leaves_the_earlier_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

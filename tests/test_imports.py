@@ -41,6 +41,7 @@ HEAVY = (
     "torchjd",
     "bokeh",
     "optuna",
+    "requests",
 )  # seconds each, and most runs need none
 
 

@@ -69,7 +69,7 @@ def test_a_polygon_and_a_box_row_may_stand_in_one_file(tmp_path: Path) -> None:
 def test_polygons_give_the_boxes_of_yolov5(tmp_path: Path) -> None:
     rows = [" ".join(["1", *(str(value) for point in points for value in point)]) for points in GOLDEN["points"]]
     label = read(tmp_path, "\n".join(rows))
-    np.testing.assert_allclose(label.boxes[:, 1:], GOLDEN["xywh"], atol=1e-6)
+    np.testing.assert_allclose(label.boxes[:, 1:], GOLDEN["xywh"], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

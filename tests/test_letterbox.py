@@ -23,9 +23,11 @@ def test_letterbox_is_as_in_yolov5(case: dict[str, Any]) -> None:
     image = np.zeros((height, width, 3), np.uint8)
     result, geometry = letterbox(image, case["size"], stride=32, square=not case["auto"])
     assert list(result.shape) == [*case["out_hw"], 3] and geometry.original == (height, width)
-    ratio_x, ratio_y = case["ratio_wh"]
-    assert abs(geometry.gain_x - ratio_x) * width <= 0.5 and abs(geometry.gain_y - ratio_y) * height <= 0.5
-    assert abs(geometry.left - case["pad_wh"][0]) <= 0.5 and abs(geometry.top - case["pad_wh"][1]) <= 0.5
+    # YOLOv5 tells one ratio and half pixels of padding; its frame, as ours, lies on whole pixels, and ours are told
+    sides = [round(side * ratio) for side, ratio in zip((width, height), case["ratio_wh"], strict=True)]
+    assert (geometry.gain_x * width, geometry.gain_y * height) == pytest.approx(sides, rel=1e-12)
+    assert (geometry.gain_x if width > height else geometry.gain_y) == pytest.approx(case["ratio_wh"][0], rel=1e-12)
+    assert [geometry.left, geometry.top] == [int(pad) for pad in case["pad_wh"]]
 
 
 @pytest.mark.parametrize("square", [True, False])

@@ -87,7 +87,9 @@ def test_fitness_is_yolov5s(golden: Path) -> None:
     case = json.loads((golden / "fitness.json").read_text())
     _, _, map50, mean_map = case["p_r_map50_map"]
     ap = np.array([[map50, *[(mean_map * 10 - map50) / 9] * 9]])
-    assert dataclasses.replace(figures(right(True), [0], [0]), ap=ap).fitness == pytest.approx(case["fitness"])
+    assert dataclasses.replace(figures(right(True), [0], [0]), ap=ap).fitness == pytest.approx(
+        case["fitness"], rel=1e-12
+    )
 
 
 # pairs

@@ -18,6 +18,7 @@ from utils import checkpoint
 from utils.checkpoint import Checkpoint
 from utils.log import InputError
 from utils.pretrained import imagenet_file, read_weights
+from utils.starting import start_from
 
 NAME = "resnet18-f37072fd.pth"
 
@@ -50,7 +51,7 @@ def test_torchvisions_tensors_are_loaded_by_name_and_the_report_counts_them(
     assert isinstance(found, dict)
     classifier = Classifier("resnet18")
     with caplog.at_level("INFO", logger="echo"):
-        checkpoint.start_from(classifier, from_torchvision(found), path)
+        start_from(classifier, from_torchvision(found), path)
     total = len(classifier.state_dict())
     assert f"{len(state) - 2} of {total} tensors matched" in caplog.text  # all but the 1,000 classes
     assert "fresh: backbone.layer1.0.se.fc1.weight: not there" in caplog.text
@@ -105,7 +106,7 @@ def test_a_file_that_is_no_weights_is_one_line_that_names_it(
     path = tmp_path / "weights.pth"
     if kind != "absent":
         faulty(path, state, kind)
-    with pytest.raises(InputError, match=r"weights\.pth: (no such file|expected)") as caught:
+    with pytest.raises(InputError, match=r"weights\.pth: (no such file|expected|not read)") as caught:
         read_weights(path)
     assert "\n" not in str(caught.value)
 
@@ -116,7 +117,7 @@ def test_a_file_that_would_run_a_program_is_refused_and_does_not(tmp_path: Path)
             return (Path.touch, (tmp_path / "canary",))
 
     torch.save({"a": torch.zeros(1), "b": Hostile()}, tmp_path / "a.pth")
-    with pytest.raises(InputError, match=r"a\.pth: expected weights as torchvision's"):
+    with pytest.raises(InputError, match=r"a\.pth: not read: it asks for builtins\.getattr"):
         read_weights(tmp_path / "a.pth")
     assert not (tmp_path / "canary").exists()
 

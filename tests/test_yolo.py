@@ -69,21 +69,26 @@ def quick_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_training_outputs_are_yolov5s(tiny: Network, forward: dict[str, Tensor]) -> None:
     output = tiny.train()(forward["x"])
     assert output.boxes is None and output.view is None
+    assert len(output.raw) == 3
     for index, level in enumerate(output.raw):
-        torch.testing.assert_close(level, forward[f"train_raw{index}"], rtol=1e-5, atol=1e-5)
+        expected = forward[f"train_raw{index}"]
+        # relative to the largest: what the statistics of the batch round (7e-6 of it between sets of processor
+        # instructions) is as much for outputs near 0 as for all others
+        torch.testing.assert_close(level, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
 
 
 @torch.no_grad()
 def test_evaluation_outputs_are_yolov5s(tiny: Network, forward: dict[str, Tensor]) -> None:
     output = tiny.eval()(forward["x"])
+    assert len(output.raw) == 3
     for index, level in enumerate(output.raw):
-        torch.testing.assert_close(level, forward[f"eval_raw{index}"], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(output.boxes, forward["eval_decoded"], rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(level, forward[f"eval_raw{index}"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(output.boxes, forward["eval_decoded"], rtol=1e-5, atol=1e-6)
 
 
 def test_fused_outputs_are_yolov5s(tiny: Network, forward: dict[str, Tensor]) -> None:
     quick = fused(tiny)
-    torch.testing.assert_close(quick(forward["x"]).boxes, forward["eval_decoded_fused"], rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(quick(forward["x"]).boxes, forward["eval_decoded_fused"], rtol=1e-5, atol=1e-6)
     assert not any(isinstance(part, nn.BatchNorm2d) for part in quick.modules())
     assert not any(weight.requires_grad for weight in quick.parameters()) and not quick.training
     assert tiny.training and all(weight.requires_grad for weight in tiny.parameters())  # it is a copy
@@ -92,7 +97,7 @@ def test_fused_outputs_are_yolov5s(tiny: Network, forward: dict[str, Tensor]) ->
 
 def test_all_tensors_have_yolov5s_names_and_shapes(tiny_description: Mapping, tiny_state: dict[str, Tensor]) -> None:
     state = Network(tiny_description).state_dict()
-    assert {n: t.shape for n, t in state.items()} == {n: t.shape for n, t in tiny_state.items()}
+    assert {n: (t.shape, t.dtype) for n, t in state.items()} == {n: (t.shape, t.dtype) for n, t in tiny_state.items()}
     assert len(state) == 349
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import os
 import pickle
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +18,19 @@ import torch
 from torch import Tensor
 
 from models.dual import PARTS, AnyNetwork, build_network, part_of
-from models.yolo import load_matching
+from models.yolo import LAYERS, load_matching
+from utils.archive import check_archive
 from utils.config import Hyperparameters, hyperparameters_from
 from utils.files import write_whole
-from utils.log import LOGGER, InputError
+from utils.log import InputError
 
 FORMAT = 1
 REQUIRED = ("format", "description", "names", "view_names", "image_size", "rect", "hyp", "epoch", "ema")
 ONLY_FOR_TRAINING = ("network", "optimizer", "balancer", "random", "random_gpu", "options", "frame_weights")
+
+
+class NotOursError(InputError):
+    """A file of torch's that this program did not write; it may be YOLOv5's."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,13 @@ def check_boxes(found: Trained) -> None:
         )
 
 
+def unknown_layers(description: Mapping[str, Any]) -> list[str]:
+    """Names of layers in a network yaml that are not among :data:`models.yolo.LAYERS`, with where they stand."""
+    rows = [row for part in ("backbone", "head") for row in description[part]]
+    names = [row[2] if isinstance(row, list) and len(row) > 2 else row for row in rows]
+    return [f"{name} (layer {index})" for index, name in enumerate(names) if str(name) not in LAYERS]
+
+
 def one_checkpoint(weights: str | Sequence[str]) -> Path:
     """The path that ``--weights`` names; YOLOv5 takes several and pools their boxes, this program takes one."""
     names = [weights] if isinstance(weights, str) else list(weights)
@@ -165,20 +176,19 @@ def read(path: Path, mapped: bool = False) -> Checkpoint:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint")
-    if not zipfile.is_zipfile(path):
-        raise InputError(f"{path}: expected a checkpoint of a training here, got a file that is none, or is cut off")
+    check_archive(path)
     try:
         content = torch.load(
             path, map_location="cpu", weights_only=True, mmap=mapped and os.name != "nt"
         )  # Windows cannot replace a mapped file
     except pickle.UnpicklingError as error:
-        raise InputError(
+        raise NotOursError(
             f"{path}: expected a checkpoint of this train.py, got a file that holds program objects, as YOLOv5's own do"
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         raise InputError(f"{path}: expected a checkpoint, got a file that cannot be read: {error}") from error
     if not isinstance(content, dict) or any(key not in content for key in REQUIRED):
-        raise InputError(f"{path}: expected a checkpoint of train.py, with {', '.join(REQUIRED)}")
+        raise NotOursError(f"{path}: expected a checkpoint of train.py, with {', '.join(REQUIRED)}")
     if content["format"] != FORMAT:
         raise InputError(f"{path}: expected checkpoint format {FORMAT}, got {content['format']!r}")
     return Checkpoint(
@@ -190,15 +200,3 @@ def read(path: Path, mapped: bool = False) -> Checkpoint:
         rect=content["rect"],
         hyp=hyperparameters_from(content["hyp"], path),
     )
-
-
-def start_from(network: AnyNetwork, state: Mapping[str, Tensor], source: Path) -> None:
-    """Start a network from another one's weights, as far as names and shapes agree, and say how far that is."""
-    matched, left = load_matching(network, state)
-    if not matched:
-        raise InputError(f"{source}: none of its {len(state)} tensors fits this network")
-    LOGGER.info("%s: %d of %d tensors matched", source, len(matched), len(matched) + len(left))
-    for line in left[:10]:
-        LOGGER.info("  fresh: %s", line)
-    if len(left) > 10:
-        LOGGER.info("  fresh: ... and %d more", len(left) - 10)

@@ -140,6 +140,8 @@ def _add(parser: argparse.ArgumentParser, flag: Flag) -> None:
 IMGSZ = "imgsz img img-size"
 BOOTSTRAP = Flag("bootstrap", 2000, "draws behind the 95% intervals of the figures; 0 for none", int)
 
+DOWNLOAD = Flag("download", False, "fetch --weights yolov5s.pt and the like from YOLOv5's release, if not on disk")
+
 THREADS = Flag("threads", 0, "of the processor that a network trains with; 0: as many as there are cores", int)
 
 COMMON = (

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from utils.augment import Augmenter
-from utils.checkpoint import Checkpoint
+from utils.checkpoint import Trained
 from utils.config import DatasetConfig, Hyperparameters, find_file, load_dataset_config
 from utils.dataset import EchoDataset, prepare
 from utils.flags import check_range
@@ -61,7 +61,7 @@ def checked_dataset(options: argparse.Namespace, hyp: Hyperparameters) -> Datase
 
 def open_parts(
     config: DatasetConfig, options: argparse.Namespace, hyp: Hyperparameters, stride: int,
-    starts: Sequence[Checkpoint] = (),
+    starts: Sequence[Trained] = (),
 ) -> Parts:  # fmt: skip
     """Open both parts, made if the dataset is a generated one.
 
@@ -104,7 +104,7 @@ def open_parts(
 
 
 def _compared(
-    train_set: EchoDataset, val_set: EchoDataset, starts: Sequence[Checkpoint]
+    train_set: EchoDataset, val_set: EchoDataset, starts: Sequence[Trained]
 ) -> tuple[Fingerprint, Leakage, list[str]]:
     """Whom the network will have seen, what validation has in common with them, and the warnings of it."""
     trained_on, warnings = Fingerprint.of(train_set), []

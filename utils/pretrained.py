@@ -1,17 +1,18 @@
-"""Weights that a classifier starts from: a checkpoint of ours, or torchvision's for ImageNet from a file."""
+"""Weights that a classifier starts from: a checkpoint, or torchvision's for ImageNet from a file."""
 
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from utils import checkpoint
-from utils.checkpoint import Checkpoint
+from utils.legacy import Legacy
 from utils.log import LOGGER, InputError
+from utils.starting import Start, read_start
 
 IMAGENET = "imagenet"
 
@@ -42,23 +43,24 @@ def imagenet_file(backbone: str, download: bool) -> Path:
     return path
 
 
-def read_weights(path: Path) -> Checkpoint | dict[str, Tensor]:
-    """A checkpoint of ours, or the tensors of a torchvision file; nothing in it is executed.
+def read_weights(path: Path) -> Start | dict[str, Tensor]:
+    """A checkpoint, or the tensors of a torchvision file; nothing in it is executed.
 
     Raises:
         InputError: absent, or neither.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file of weights")
-    try:
+    if zipfile.is_zipfile(path):
+        found = read_start(path)
+        return dict(found.state) if isinstance(found, Legacy) and found.network is None else found
+    try:  # some of torchvision's files are in torch's format from before 1.6
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         first = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
             f"{path}: expected weights as torchvision's, got a file that cannot be read: {first}"
         ) from error
-    if isinstance(content, Mapping) and "format" in content:
-        return checkpoint.read(path)
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise InputError(f"{path}: expected named tensors, as in torchvision's files, got something else")
     return dict(content)

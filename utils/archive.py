@@ -1,0 +1,285 @@
+"""A file of ``torch.save`` read as data: containers, tensors and records of objects. Nothing in it is executed."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.log import InputError
+from utils.unpickling import Global, Record, RefusedError, StandIn, new_record, unpickle
+
+LARGEST = 8 * 2**30  # bytes of a file
+OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # of torch.save before 1.6: the pickle of its magic number
+STORAGES: Mapping[str, torch.dtype] = {
+    "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
+    "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
+}  # fmt: skip
+# what reading a damaged zip file ends in: a place before its beginning, a method that does not exist, ...
+_DAMAGES = (
+    zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError, ValueError, RuntimeError, LookupError,
+    OverflowError, struct.error,
+)  # fmt: skip
+NUMPY_KINDS = "biuf"  # of which arrays are read; any other is left out
+
+
+@dataclass(frozen=True)
+class _Storage:
+    """Numbers in a row, as an entry of the archive holds them."""
+
+    numbers: Tensor  # (n,)
+
+
+def check_archive(path: Path) -> None:
+    """Look at the entries of a file of ``torch.save``, before anything reads what is in them.
+
+    Raises:
+        InputError: absent, larger than any checkpoint, cut off, not such a file, or one that would grow in memory.
+    """
+    with _opened(path):
+        pass
+
+
+def read_archive(path: Path) -> Any:
+    """What ``torch.save`` wrote, as data; see :func:`utils.unpickling.unpickle` for what may come.
+
+    Tensors are on the CPU, in the type they have in the file. What numpy holds becomes numbers and lists.
+
+    Raises:
+        InputError: absent, larger than any checkpoint, cut off, not such a file, or it asks for something to be run.
+    """
+    with _opened(path) as archive:
+        return _read(archive)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """The archive, its entries no larger than it is; whatever is found wrong while it is open becomes one line."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint")
+    size = path.stat().st_size
+    if size > LARGEST:
+        raise InputError(f"{path}: expected a checkpoint of at most {LARGEST:,} bytes, got {size:,}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _check_entries(archive.infolist(), size)
+            yield archive
+    except RefusedError as error:
+        raise InputError(f"{path}: not read: {error}") from error
+    except _DAMAGES as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise  # the file itself: no permission to read it, for one
+        kind = _other_kind(path) or f"a damaged file: {' '.join(str(error).split()) or type(error).__name__}"
+        raise InputError(f"{path}: expected a checkpoint, got {kind}") from error
+
+
+def _other_kind(path: Path) -> str | None:
+    """What a file is that is no zip archive, in words."""
+    if zipfile.is_zipfile(path):
+        return None
+    with path.open("rb") as file:
+        beginning = file.read(512)
+    newer = "load and save it once with the torch that wrote it, or a newer one"
+    if beginning.startswith(OLD_FORMAT):
+        return f"one in the format of torch before 1.6; {newer}"
+    if beginning[257:262] == b"ustar":
+        return f"a tar file, the format of torch before 0.4; {newer}"
+    if beginning.startswith(b"PK"):
+        return "a file that is cut off"
+    return "a file that is none" if beginning else "an empty file"
+
+
+def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
+    """torch stores without compression, so that a file is as large as what is in it; a zip bomb is not."""
+    claimed = sum(entry.file_size for entry in entries)
+    packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+    if packed or claimed > size:
+        raise RefusedError(
+            f"its entries claim {claimed:,} bytes in a file of {size:,}{', compressed' if packed else ''}; "
+            "torch.save stores them as they are"
+        )
+
+
+def _read(archive: zipfile.ZipFile) -> Any:
+    entries = {entry.filename for entry in archive.infolist()}
+    pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise RefusedError("it has no data.pkl, so torch.save did not write it")
+    folder = pickles[0].removesuffix("data.pkl")
+    if f"{folder}constants.pkl" in entries:
+        raise RefusedError("it is a TorchScript program; named .torchscript, it can be run")
+    order = archive.read(f"{folder}byteorder") if f"{folder}byteorder" in entries else b"little"
+    if order.strip() != b"little":
+        raise RefusedError(f"expected numbers in little-endian order, got {order[:20]!r}")
+    storages: dict[str, _Storage] = {}
+
+    def storage(identity: Any) -> _Storage:
+        kind, dtype, key, count = _storage_words(identity)
+        if key not in storages:
+            name = f"{folder}data/{key}"
+            if name not in entries:
+                raise RefusedError(f"its tensor data {key[:40]!r} are missing")
+            storages[key] = _Storage(_numbers(archive.read(name), dtype))
+        found = storages[key]
+        if found.numbers.dtype != dtype or len(found.numbers) < count:
+            raise RefusedError(f"its tensor data {key[:40]!r} are not the {count} {kind} that they should be")
+        return found
+
+    return unpickle(archive.read(pickles[0]), STAND_INS, storage)
+
+
+def _storage_words(identity: Any) -> tuple[str, torch.dtype, str, int]:
+    """Kind, number type, key and count from a persistent id: ('storage', class, key, device, count)."""
+    if not isinstance(identity, tuple) or len(identity) != 5 or identity[0] != "storage":
+        raise RefusedError("it refers to something that is no tensor data")
+    _, kind, key, _, count = identity
+    name = kind.name.rpartition(".")[2] if isinstance(kind, Global) else "?"
+    if name not in STORAGES or not isinstance(key, str) or not isinstance(count, int) or count < 0:
+        raise RefusedError(f"it has tensor data of an unknown kind: {name[:40]}")
+    return name, STORAGES[name], key, count
+
+
+def _numbers(data: bytes, dtype: torch.dtype) -> Tensor:
+    whole = len(data) - len(data) % dtype.itemsize
+    return torch.frombuffer(bytearray(data[:whole]), dtype=dtype) if whole else torch.empty(0, dtype=dtype)
+
+
+def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
+    """A view of a storage, if it lies wholly inside and no number serves twice, as in every saved weight."""
+    numbers = [offset, *size, *stride]
+    if not isinstance(storage, _Storage) or len(size) != len(stride) or len(size) > 8:
+        raise RefusedError("it has a tensor without data of its own")
+    if not all(type(number) is int and 0 <= number < 2**40 for number in numbers):
+        raise RefusedError("it has a tensor of impossible shape")
+    count = math.prod(size)
+    last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True)) if count else -1
+    if count > len(storage.numbers) or last >= len(storage.numbers):
+        raise RefusedError(f"it has a tensor of shape {tuple(size)}, larger than its data")
+    return storage.numbers.as_strided(size, stride, offset) if count else storage.numbers.new_empty(size)
+
+
+def _from_type(function: Any, kind: Any, arguments: Any, state: Any) -> Any:
+    """A tensor that had attributes of its own: without them."""
+    if not isinstance(function, Global) or function.name not in TENSORS:
+        raise RefusedError("it asks for a tensor of an unknown kind")
+    return TENSORS[function.name](*arguments)
+
+
+def _array(kind: Any, *_: Any) -> Record:
+    return new_record(kind, ())
+
+
+def _dtype(kind: Any, *_: Any) -> str:
+    return kind if isinstance(kind, str) else "?"
+
+
+def _scalar(dtype: Any, data: Any = b"") -> float | int | None:
+    """A number of numpy's, from its type and bytes."""
+    if isinstance(dtype, Record) and dtype.kind == "numpy.dtype":
+        dtype = dtype.arguments[0]
+    kind = np.dtype(dtype) if isinstance(dtype, str) and dtype[:1] in NUMPY_KINDS else None
+    if kind is None or not isinstance(data, bytes) or len(data) != kind.itemsize:
+        return None
+    return np.frombuffer(data, kind)[0].item()
+
+
+def _encoded(text: Any, *_: Any) -> bytes:
+    if not isinstance(text, str):
+        raise RefusedError("it has bytes that are none")
+    return text.encode("latin-1")
+
+
+def _joined(*parts: Any) -> str:
+    return "/".join(str(part) for part in parts if isinstance(part, str)).replace("//", "/")
+
+
+def _first(*values: Any) -> Any:
+    return values[0] if values else None
+
+
+def _pairs(pairs: Any = ()) -> dict[Any, Any]:
+    flat = all(len(pair) == 2 and isinstance(pair[0], (str, int, float)) for pair in pairs)
+    if not flat:
+        raise RefusedError("it has an ordered dict of something else than pairs")
+    return dict(pairs)
+
+
+def _list(values: Any = ()) -> list[Any]:
+    return list(values) if isinstance(values, (list, tuple)) else []
+
+
+TENSORS: Mapping[str, StandIn] = {
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_parameter": _first,
+    "torch._utils._rebuild_parameter_with_state": _first,
+}
+STAND_INS: Mapping[str, StandIn] = {
+    **TENSORS,
+    "torch._tensor._rebuild_from_type_v2": _from_type,
+    "torch.Size": lambda values=(): tuple(values),
+    "torch.device": lambda *words: ":".join(str(word) for word in words),
+    "collections.OrderedDict": _pairs,
+    "builtins.set": _list,
+    "builtins.frozenset": _list,
+    "copyreg._reconstructor": lambda kind, base, state: new_record(kind, ()),
+    "_codecs.encode": _encoded,
+    **{f"pathlib.{kind}Path": _joined for kind in ("", "Posix", "Windows", "Pure", "PurePosix", "PureWindows")},
+    **{f"pathlib._local.{kind}Path": _joined for kind in ("", "Posix", "Windows", "Pure", "PurePosix", "PureWindows")},
+    "numpy.dtype": lambda *words: Record("numpy.dtype", words),
+    **{f"numpy.{core}.multiarray._reconstruct": _array for core in ("core", "_core")},
+    **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("core", "_core")},
+}
+
+
+def plain(value: Any, budget: int = 100_000) -> Any:
+    """A value without records: dicts, lists, numbers and text alone; what is none of these becomes None.
+
+    Args:
+        budget: parts that may be looked at, so that a container that contains itself has an end.
+
+    Raises:
+        RefusedError: it has more parts.
+    """
+    left = [budget]
+    return _plain(value, left, 0)
+
+
+def _plain(value: Any, left: list[int], depth: int) -> Any:
+    left[0] -= 1
+    if left[0] < 0 or depth > 50:
+        raise RefusedError("its settings have no end")
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Tensor):
+        return value.tolist() if value.numel() <= 1000 else None
+    if isinstance(value, dict):
+        return {key: _plain(item, left, depth + 1) for key, item in value.items() if isinstance(key, (str, int))}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, left, depth + 1) for item in value]
+    if isinstance(value, Record):
+        return _plain(value.state, left, depth + 1) if value.kind.endswith(".Namespace") else _array_values(value)
+    return None
+
+
+def _array_values(record: Record) -> Any:
+    """The numbers of a record of numpy's array, nested as its shape; None for any other record."""
+    state = record.state
+    if record.kind != "numpy.ndarray" or not isinstance(state, tuple) or len(state) != 5:
+        return None
+    _, shape, dtype, fortran, data = state
+    word = dtype.arguments[0] if isinstance(dtype, Record) and dtype.arguments else dtype
+    if not (isinstance(word, str) and word[:1] in NUMPY_KINDS and isinstance(data, bytes) and len(data) <= 8000):
+        return None
+    return np.frombuffer(data, np.dtype(word)).reshape(shape, order="F" if fortran else "C").tolist()
