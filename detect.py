@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import csv
 import itertools
-import os
 import sys
 import time
 from pathlib import Path
@@ -22,16 +21,18 @@ from utils.checkpoint import one_checkpoint
 from utils.config import find_file, from_root, load_dataset_config
 from utils.draw import draw, save
 from utils.files import new_run_folder, write_text
-from utils.flags import COMMON, IMGSZ, Flag, check_range, from_keywords, parse
+from utils.flags import COMMON, DOWNLOAD, IMGSZ, Flag, check_range, from_keywords, parse
 from utils.letterbox import Image
 from utils.log import InputError, progress, run_script
-from utils.outputs import CSV_HEADER, UniqueNames, csv_rows, label_rows, view_row
+from utils.outputs import CSV_HEADER, UniqueNames, csv_rows, folder_name, has_screen, label_rows, view_row
 from utils.pictures import view_text
 from utils.predict import Prediction, Predictor, load
+from utils.runtimes import described, open_weights
 from utils.sources import Frame, open_source
 
 FLAGS = (
-    Flag("weights", "", "checkpoint of train.py or train_dual_backbone.py", nargs="+"),
+    Flag("weights", "", "checkpoint of a training, also YOLOv5's own, or what export.py made of one", nargs="+"),
+    DOWNLOAD,
     Flag("source", "data/images", "image, video, folder, glob, .txt list, camera number, or stream address"),
     Flag("data", "", "dataset yaml whose class and view names are shown instead of the checkpoint's"),
     Flag(IMGSZ, None, "pixels of the frames' longer side; the training's unless given", int),
@@ -60,7 +61,7 @@ FLAGS = (
     Flag("augment", False, "", refused="its flips change anatomy; figures are of frames as they are"),
     Flag("visualize", False, "", refused="feature maps are not drawn"),
     Flag("update", False, "", refused="weights files are never changed"),
-    Flag("dnn", False, "", refused="only checkpoints of train.py are run"),
+    Flag("dnn", False, "", refused="ONNX files run in ONNX Runtime, whose results are checked at export"),
 )  # fmt: skip
 
 
@@ -73,8 +74,9 @@ def main(options: argparse.Namespace) -> Path:
         raise InputError("--view-img: expected a screen, but neither DISPLAY nor WAYLAND_DISPLAY is set")
     source = open_source(options.source, options.vid_stride)
     predictor = load(
-        weights, options.device, options.imgsz, True if options.half else options.amp, options.conf_thres,
-        options.iou_thres, options.classes, options.agnostic_nms, options.max_det, options.calibrate,
+        open_weights(weights, options.download), options.device, options.imgsz,
+        True if options.half else options.amp, options.conf_thres, options.iou_thres, options.classes,
+        options.agnostic_nms, options.max_det, options.calibrate,
     )  # fmt: skip
     names, view_names = shown_names(options, predictor)
     arriving = iter(source)
@@ -89,7 +91,8 @@ def main(options: argparse.Namespace) -> Path:
             frames, boxes = frames + 1, boxes + len(prediction.boxes)
             if not writer.take(frame, prediction):
                 break
-    print(f"{boxes} boxes in {frames} frames, {seconds * 1000 / max(frames, 1):.1f} ms a frame ({predictor.compute})")
+    computes = described(predictor.network, predictor.compute)
+    print(f"{boxes} boxes in {frames} frames, {seconds * 1000 / max(frames, 1):.1f} ms a frame ({computes})")
     print(f"Results in {folder}")
     return folder
 
@@ -185,7 +188,7 @@ class Writer:
             x1, y1 = np.floor(box[:2]).astype(int)
             x2, y2 = np.ceil(box[2:4]).astype(int)
             crop = image[max(y1, 0) : min(y2, height), max(x1, 0) : min(x2, width)]
-            label = _folder_name(self.names[int(box[5])])
+            label = folder_name(self.names[int(box[5])])
             count = self._crops[label, name] = self._crops.get((label, name), 0) + 1
             folder = self.folder / "crops" / label
             folder.mkdir(parents=True, exist_ok=True)
@@ -209,11 +212,6 @@ class Writer:
             self._video = None
 
 
-def has_screen() -> bool:
-    """Whether a window can be opened; without a screen on Linux, OpenCV would end the whole process."""
-    return not sys.platform.startswith("linux") or any(os.environ.get(n) for n in ("DISPLAY", "WAYLAND_DISPLAY"))
-
-
 def show(image: Image, still: bool) -> bool:
     """Put a frame on the screen; False after the key q."""
     try:
@@ -226,12 +224,6 @@ def show(image: Image, still: bool) -> bool:
 def _picture_suffix(path: Path) -> str:
     """The frame's own suffix where OpenCV writes that format, else .png."""
     return path.suffix if path.suffix.lower() in (".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp") else ".png"
-
-
-def _folder_name(label: str) -> str:
-    """A class name without what would lead out of the folder."""
-    cleaned = "".join("_" if character in '/\\:*?"<>|' or ord(character) < 32 else character for character in label)
-    return cleaned.strip(". ") or "_"
 
 
 def run(**keywords: Any) -> Path:

@@ -7,6 +7,7 @@ python val.py --weights runs/train/exp/weights/best.pt --data my_data.yaml --tas
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,18 +19,19 @@ from utils.dataset import EchoDataset
 from utils.devices import Compute, select_compute
 from utils.engine import Evaluation
 from utils.files import new_run_folder, write_json, write_text
-from utils.flags import BOOTSTRAP, COMMON, IMGSZ, Flag, from_keywords, parse
+from utils.flags import BOOTSTRAP, COMMON, DOWNLOAD, IMGSZ, Flag, from_keywords, parse
 from utils.log import LOGGER, run_script
-from utils.outputs import UniqueNames, coco_rows, label_rows
+from utils.outputs import UniqueNames, coco_labels, coco_rows, image_ids, label_rows
 from utils.pictures import write_batch_pictures
 from utils.report import write_figures
-from utils.runtimes import open_weights
+from utils.runtimes import check_precision, check_sizes, open_weights
 from utils.table import table
 from utils.validation import Validation, checked_dataset, validate
 
 TASKS = ("train", "val", "test", "speed", "study")
 FLAGS = (
-    Flag("weights", "", "checkpoint of train.py or train_dual_backbone.py", nargs="+"),
+    Flag("weights", "", "checkpoint of a training, also YOLOv5's own, or what export.py made of one", nargs="+"),
+    DOWNLOAD,
     Flag("data", "data/phantom.yaml", "dataset yaml"),
     Flag("batch-size", 32, "frames a batch", int),
     Flag(IMGSZ, None, "pixels of the frames' longer side; the training's unless given", int),
@@ -44,7 +46,7 @@ FLAGS = (
     Flag("verbose", False, "also print figures by class where there are many"),
     Flag("save-txt", False, "write boxes as label files"),
     Flag("save-conf", False, "with --save-txt: add the confidence to each row"),
-    Flag("save-json", False, "write boxes as COCO results, predictions.json"),
+    Flag("save-json", False, "write boxes as COCO results, predictions.json, and labels, annotations.json"),
     Flag("half", False, "mixed precision, as --amp"),
     Flag("strict-data", False, "any fault in a data file is an error"),
     Flag("strict-groups", False, "patients or frames the network was trained on, and patients not named, are an error"),
@@ -53,7 +55,7 @@ FLAGS = (
     *COMMON,
     Flag("augment", False, "", refused="its flips change anatomy; figures are of frames as they are"),
     Flag("save-hybrid", False, "", refused="it mixes labels into the predictions, so that its figures mean nothing"),
-    Flag("dnn", False, "", refused="only checkpoints of train.py are run"),
+    Flag("dnn", False, "", refused="ONNX files run in ONNX Runtime, whose results are checked at export"),
 )  # fmt: skip
 MANY_CLASSES = 30
 SPEED_THRESHOLDS = {"conf_thres": 0.25, "iou_thres": 0.45}
@@ -66,16 +68,19 @@ def main(options: argparse.Namespace) -> dict[str, Any]:
     if options.task == "speed":
         options = argparse.Namespace(**{**vars(options), **SPEED_THRESHOLDS})
     split = options.task if options.task in ("train", "val", "test") else "val"
-    found = open_weights(weights)
+    found = open_weights(weights, options.download)
     config = checked_dataset(options, found)
-    compute = select_compute(options.device, True if options.half else options.amp)
+    amp = True if options.half else options.amp
+    check_precision(found, amp)
+    compute = select_compute(options.device, amp)
     if options.task == "study":
         return study(found, config, compute, options)
     validation = validate(found, config, split, options.imgsz, compute, options, options.bootstrap)
     content = validation.content
     folder = new_run_folder(from_root(options.project), options.name, options.exist_ok)
     write_results(folder, validation, options)
-    print(f"\n{found.path} on {config.file} {split}, {content['settings']['imgsz']} pixels ({compute})\n")
+    imgsz, computed = content["settings"]["imgsz"], content["settings"]["compute"]
+    print(f"\n{found.path} on {config.file} {split}, {imgsz} pixels ({computed})\n")
     print(table(content, options.verbose or len(config.names) <= MANY_CLASSES))
     print(f"\nResults in {folder}")
     return content
@@ -85,13 +90,15 @@ def study(found: Trained, config: DatasetConfig, compute: Compute, options: argp
     """Validate at several image sizes; writes YOLOv5's study file, a row a size, and returns the last one's content.
 
     The columns are P, R, mAP50, mAP50-95; box, objectness and class loss; milliseconds of preprocessing, inference
-    and NMS.
+    and NMS. Of an export, which gives no losses, those are nan.
     """
     rows = []
-    for size in STUDY_SIZES if options.imgsz is None else [options.imgsz]:
+    sizes = STUDY_SIZES if options.imgsz is None else [options.imgsz]
+    check_sizes(found, sizes)
+    for size in sizes:
         content = validate(found, config, "val", size, compute, options, draws=0).content
         figures = [content[key] for key in ("precision", "recall", "map50", "map")]
-        losses = [content["loss"][key] for key in ("box", "obj", "cls")]
+        losses = [content.get("loss", {}).get(key, math.nan) for key in ("box", "obj", "cls")]
         rows.append([*figures, *losses, *content["speed_ms"].values()])
         LOGGER.info("%4d pixels: mAP50 %.3f, %.1f ms a frame", size, content["map50"], sum(rows[-1][-3:]))
     folder = new_run_folder(from_root(options.project), options.name, options.exist_ok)
@@ -112,10 +119,13 @@ def write_results(folder: Path, validation: Validation, options: argparse.Namesp
     write_figures(validation.assessment, folder, validation.warnings)
     write_batch_pictures(dataset, result, names, view_names, folder, options.batch_size)
     if options.save_json:
-        rows = [
-            row for frame in result.predictions for row in coco_rows(frame.boxes.numpy(), dataset.files[frame.index])
-        ]
-        write_json(folder / "predictions.json", rows)
+        order = [frame.index for frame in result.predictions]
+        ids = image_ids([dataset.files[i] for i in order])
+        rows = [coco_rows(frame.boxes.numpy(), image) for image, frame in zip(ids, result.predictions, strict=True)]
+        write_json(folder / "predictions.json", [row for of_frame in rows for row in of_frame])
+        shapes, labels = [dataset.originals[i] for i in order], [dataset.labels[i].boxes for i in order]
+        files = validation.assessment.outcomes.files
+        write_json(folder / "annotations.json", coco_labels(ids, files, shapes, labels, names))
     if options.save_txt:
         write_label_files(folder / "labels", result, dataset, options.save_conf)
 

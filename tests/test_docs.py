@@ -20,7 +20,15 @@ def test_every_module_has_its_place_in_the_architecture_and_a_test_of_its_own(fo
 
 @pytest.mark.parametrize(
     "document",
-    ["README.md", "docs/architecture.md", "docs/evaluation.md", "docs/training-strategy.md", "benchmarks/README.md"],
+    [
+        "README.md",
+        "docs/architecture.md",
+        "docs/evaluation.md",
+        "docs/training-strategy.md",
+        "docs/comparison.md",
+        "docs/deployment.md",
+        "benchmarks/README.md",
+    ],
 )
 def test_links_to_files_lead_somewhere(document: str) -> None:
     path = ROOT / document

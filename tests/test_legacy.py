@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,23 @@ import pytest
 import torch
 from torch import nn
 
+import detect
+import export
+import train
+import val
 from models.attention import CBAM
 from models.yolo import fused
 from tests.pickled import NAMES, pickled, stock
-from tests.scripts import fail, succeed
+from tests.scripts import fail, phantom_yaml, succeed
+from tests.test_archive import archived
+from tests.test_unpickling import hostile
 from utils import checkpoint
 from utils.config import ROOT, load_yaml
 from utils.legacy import read
 from utils.log import InputError
+from utils.predict import load
+
+FRAME = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
 
 
 class C3TR(nn.Module):
@@ -68,7 +78,8 @@ def test_what_the_training_stored_is_kept(tmp_path: Path, tiny_description: dict
 
 
 @pytest.mark.parametrize(
-    ("names", "expected"), [(None, tuple("0123")), (["w", "x", "y", "z"], tuple("wxyz")), ([], tuple("0123"))]
+    ("names", "expected"),
+    [(None, tuple("0123")), (["w", "x", "y", "z"], tuple("wxyz")), ([], tuple("0123")), (["a"], tuple("0123"))],
 )
 def test_names_that_are_not_there_are_numbers(
     tmp_path: Path, tiny_description: dict[str, Any], names: Any, expected: tuple[str, ...]
@@ -185,3 +196,34 @@ def test_conversion_gives_a_checkpoint_of_ours_and_overwrites_nothing(tmp_path: 
     assert "exists already" in fail("utils.legacy", old, new)
     assert new.read_bytes() == before
     assert "expected OLD.pt NEW.pt, got 1" in fail("utils.legacy", old)
+
+
+def test_val_and_detect_take_it_as_it_is(tmp_path: Path, golden: Path) -> None:
+    """A converted file gives the same figures as the pickled one."""
+    succeed("utils.legacy", golden / "yolov5_tiny.pt", tmp_path / "new.pt")
+    common = {"data": str(phantom_yaml(tmp_path)), "project": str(tmp_path / "runs"), "bootstrap": 0, "workers": 0}
+    contents = [
+        val.run(weights=str(path), name=path.stem, conf_thres=0.0001, **common)
+        for path in (golden / "yolov5_tiny.pt", tmp_path / "new.pt")
+    ]
+    assert all(contents[0][key] == contents[1][key] for key in ("map50", "map", "recall"))
+    assert contents[0]["loss"]["box"] == contents[1]["loss"]["box"] > 0
+    assert contents[0]["settings"]["rect"] and contents[0]["settings"]["imgsz"] == 64
+    old, new = (load(path, "cpu", conf_thres=0.0001) for path in (golden / "yolov5_tiny.pt", tmp_path / "new.pt"))
+    assert len(old(FRAME).boxes) and np.array_equal(old(FRAME).boxes, new(FRAME).boxes)
+
+
+def test_a_hostile_checkpoint_is_refused_by_every_script(tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    path = archived(tmp_path / "evil.pt", hostile(canary)["os.system"])
+    expected = f"{path}: not read: it asks for os.system"
+    for call in (
+        lambda: val.run(weights=str(path)),
+        lambda: detect.run(weights=str(path), source=str(ROOT / "docs/images/phantom.jpg")),
+        lambda: train.run(weights=str(path), data=str(phantom_yaml(tmp_path)), project=str(tmp_path / "runs")),
+        lambda: export.run(weights=str(path)),
+        lambda: load(path),
+    ):
+        with pytest.raises(InputError, match=re.escape(expected)):
+            call()
+    assert not canary.exists() and not (tmp_path / "runs").exists()

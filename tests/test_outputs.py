@@ -1,4 +1,4 @@
-"""utils/outputs.py: label rows, csv rows, COCO rows, and names that do not collide."""
+"""utils/outputs.py: label rows, csv rows, COCO's files, and names that do not collide."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 
 from utils.labels import read_label
-from utils.outputs import CSV_HEADER, UniqueNames, coco_rows, csv_rows, label_rows, view_row
+from utils.outputs import (
+    CSV_HEADER,
+    UniqueNames,
+    coco_labels,
+    coco_rows,
+    csv_rows,
+    folder_name,
+    image_ids,
+    label_rows,
+    view_row,
+)
 
 BOXES = np.array([[10, 20, 50, 100, 0.876543, 2], [0, 0, 400, 200, 0.25, 0]], np.float32)
 NONE = np.zeros((0, 6), np.float32)
@@ -87,11 +97,45 @@ def test_harmless_text_stays_as_it_is_also_with_commas() -> None:
 
 @pytest.mark.parametrize(("name", "image"), [("frame.png", "frame"), ("000042.jpg", 42), ("12a.jpg", "12a")])
 def test_coco_rows_have_corner_width_and_height(name: str, image: int | str) -> None:
-    assert coco_rows(BOXES, Path("images") / name) == [
+    (given,) = image_ids([Path("images") / name])
+    assert given == image
+    assert coco_rows(BOXES, given) == [
         {"image_id": image, "category_id": 2, "bbox": [10.0, 20.0, 40.0, 80.0], "score": 0.87654},
         {"image_id": image, "category_id": 0, "bbox": [0.0, 0.0, 400.0, 200.0], "score": 0.25},
     ]
-    assert coco_rows(NONE, Path(name)) == []
+    assert coco_rows(NONE, given) == []
+
+
+@pytest.mark.parametrize(
+    ("files", "ids"),
+    [
+        (["a/x.jpg", "b/x.jpg", "a/y.jpg"], ["x", "x_2", "y"]),
+        (["a/0007.jpg", "a/0012.jpg"], [7, 12]),
+        (["a/7.jpg", "b/7.jpg", "b/007.jpg", "b/9.jpg", "a/8.jpg"], [7, 10, 11, 9, 8]),
+        (["a/7.jpg", "a/7b.jpg"], ["7", "7b"]),  # of one kind: pycocotools sorts them
+        (["a/20240131235959123456.jpg", "a/1.jpg"], ["20240131235959123456", "1"]),
+        ([], []),
+    ],
+)
+def test_image_ids_are_unique_stems_and_numbers_where_all_are(files: list[str], ids: list[int | str]) -> None:
+    assert image_ids([Path(file) for file in files]) == ids
+
+
+def test_coco_labels_are_in_pixels_of_the_file_and_cut_off_at_its_edge() -> None:
+    rows = np.array([[2, 0.075, 0.3, 0.1, 0.4], [0, 0.0, 0.5, 0.5, 1]], np.float32)
+    nothing = np.zeros((0, 5), np.float32)
+    content = coco_labels([7, 8], ["a/7.jpg", "b/7.jpg"], [(200, 400), (10, 20)], [rows, nothing], NAMES)
+    assert content["images"] == [
+        {"id": 7, "file_name": "a/7.jpg", "width": 400, "height": 200},
+        {"id": 8, "file_name": "b/7.jpg", "width": 20, "height": 10},
+    ]
+    assert content["categories"] == [{"id": i, "name": name} for i, name in enumerate(NAMES)]
+    first, second = content["annotations"]
+    assert first == {
+        "id": 1, "image_id": 7, "category_id": 2, "iscrowd": 0,
+        "bbox": pytest.approx([10, 20, 40, 80], rel=1e-6), "area": pytest.approx(3200, rel=1e-6),
+    }  # fmt: skip
+    assert (second["id"], second["bbox"], second["area"]) == (2, [0, 0, 100, 200], 20000)
 
 
 def test_a_frame_of_a_video_never_takes_the_name_of_an_image() -> None:
@@ -104,3 +148,10 @@ def test_a_frame_of_a_video_never_takes_the_name_of_an_image() -> None:
     ]
     assert names == ["clip_0", "clip", "clip_0_2", "clip_1"]
     assert unique(Path("clip.mp4"), 0) == "clip_0_2"
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"), [("MR", "MR"), ("a/b\\c", "a_b_c"), ("..", "_"), ("", "_"), (" x. ", "x"), ("a\nb", "a_b")]
+)
+def test_a_class_name_stays_within_its_folder(label: str, expected: str) -> None:
+    assert folder_name(label) == expected

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from tests.test_checkpoint import content, network
 from utils import checkpoint
+from utils.draw import draw, save
 from utils.letterbox import letterbox
-from utils.predict import load
+from utils.log import InputError
+from utils.predict import Prediction, load, to_frame
+
+
+def lively(path: Path) -> Path:
+    """A checkpoint of an untrained tiny network, its normalisations set by a random batch so that signals pass."""
+    untrained = network()
+    for module in untrained.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    untrained(torch.rand(4, 3, 64, 64))
+    checkpoint.save(path, content(untrained))
+    return path
 
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    """A checkpoint of an untrained tiny network, its normalisations set by a random batch so that signals pass."""
-    lively = network()
-    for module in lively.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 1.0
-    lively(torch.rand(4, 3, 64, 64))
-    checkpoint.save(tmp_path / "a.pt", content(lively))
-    return tmp_path / "a.pt"
+    """See :func:`lively`."""
+    return lively(tmp_path / "a.pt")
 
 
 def frame(height: int = 48) -> np.ndarray:
@@ -74,3 +83,126 @@ def test_frames_are_padded_as_in_training(weights: Path, tmp_path: Path) -> None
     assert (square.rect, rect.rect) == (False, True)
     first, second = square(frame(20)).view, rect(frame(20)).view
     assert first is not None and second is not None and not np.allclose(first, second)
+
+
+BOXES = np.array([[5, 6, 25, 36, 0.81, 1], [0, 2, 10.5, 20, 0.404, 3]], np.float32)
+NAMES = ("AR", "MR", "PR", "TR")
+PREDICTION = Prediction(BOXES, np.array([0.03, 0.97], np.float32), NAMES, ("PSAX", "A4C"), frame())
+ALONE = Prediction(BOXES[:0], None, NAMES, (), frame())
+
+
+def test_a_checkpoint_read_already_gives_the_same(weights: Path) -> None:
+    first, second = load(weights, "cpu")(frame()), load(checkpoint.read(weights), "cpu")(frame())
+    np.testing.assert_array_equal(first.boxes, second.boxes)
+
+
+def test_a_prediction_knows_its_frame_names_and_times_without_copies(weights: Path) -> None:
+    image = frame()
+    found = load(weights, "cpu", conf_thres=0.0, max_det=3)(image)
+    assert np.shares_memory(found.image, image) and len(found) == 3
+    assert (found.names, found.view_names) == (NAMES, ("a", "b", "c"))
+    assert found.view is not None and found.view_name == "abc"[found.view.argmax()]
+    assert found.view_confidence == pytest.approx(found.view.max())
+    assert len(found.milliseconds) == 3 and min(found.milliseconds) > 0
+
+
+def test_a_prediction_is_read_at_a_glance() -> None:
+    assert str(PREDICTION) == "2 boxes: MR 0.81, TR 0.40; view A4C 0.97"
+    assert repr(PREDICTION) == f"Prediction({PREDICTION})"
+    assert str(ALONE) == "no boxes" and (ALONE.view_name, ALONE.view_confidence) == (None, None)
+    assert str(Prediction(BOXES[:1], None, ("AR",))) == "1 box: 1 0.81"
+    many = str(Prediction(np.repeat(BOXES, 6, 0), None, NAMES))
+    assert many.startswith("12 boxes: MR") and many.endswith("0.40, ...") and many.count(",") == 10
+
+
+def test_a_plot_is_what_draw_draws_in_a_copy() -> None:
+    before = PREDICTION.image.copy()
+    plot = PREDICTION.plot(line_thickness=1, hide_conf=True)
+    np.testing.assert_array_equal(plot, draw(before, BOXES, NAMES, "A4C 0.97", line_thickness=1, hide_conf=True))
+    np.testing.assert_array_equal(PREDICTION.image, before)
+    np.testing.assert_array_equal(ALONE.plot(), before)
+    with pytest.raises(ValueError, match="keeps its frame"):
+        Prediction(BOXES, None, NAMES).plot()
+
+
+def test_a_table_has_yolov5s_columns_and_the_view() -> None:
+    table = PREDICTION.to_pandas()
+    assert list(table) == ["xmin", "ymin", "xmax", "ymax", "confidence", "class", "name", "view", "view_confidence"]
+    assert table["class"].tolist() == [1, 3] and table["name"].tolist() == ["MR", "TR"]
+    assert table["view"].tolist() == ["A4C", "A4C"] and table["view_confidence"].tolist() == pytest.approx([0.97] * 2)
+    np.testing.assert_array_equal(table.iloc[:, :5].to_numpy(), BOXES[:, :5])
+    empty = ALONE.to_pandas()
+    assert list(empty) == list(table) and len(empty) == 0
+    assert table["class"].dtype == empty["class"].dtype and table["xmin"].dtype == empty["xmin"].dtype
+    assert Prediction(BOXES, None, NAMES).to_pandas()["view"].isna().all()
+
+
+def test_every_form_of_a_frame_gives_the_same_pixels(tmp_path: Path) -> None:
+    from PIL import Image as pillow
+
+    image = frame()
+    save(tmp_path / "f.png", image)
+    alpha = np.dstack((image, np.full(image.shape[:2], 7, np.uint8)))
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    forms: list[Any] = [
+        image, tmp_path / "f.png", str(tmp_path / "f.png"), alpha, bgr[..., ::-1],
+        pillow.fromarray(image), pillow.fromarray(alpha), pillow.open(tmp_path / "f.png"),
+    ]  # fmt: skip
+    assert np.shares_memory(to_frame(image), image)
+    for form in forms:
+        np.testing.assert_array_equal(to_frame(form), image)
+        assert to_frame(form).flags.c_contiguous
+    grey = image[..., 0]
+    expected = np.repeat(grey[..., None], 3, 2)
+    for form in (grey, grey[..., None], pillow.fromarray(np.ascontiguousarray(grey))):
+        np.testing.assert_array_equal(to_frame(form), expected)
+
+
+def test_a_photograph_is_turned_alike_as_a_file_and_as_a_pil_image(tmp_path: Path) -> None:
+    from PIL import Image as pillow
+
+    picture = pillow.fromarray(frame())
+    exif = picture.getexif()
+    exif[0x0112] = 6  # orientation: a quarter turn
+    picture.save(tmp_path / "f.png", exif=exif)
+    turned = to_frame(pillow.open(tmp_path / "f.png"))
+    assert turned.shape == (80, 48, 3)
+    np.testing.assert_array_equal(turned, to_frame(tmp_path / "f.png"))
+
+
+def sixteen_bits(_: Path) -> Any:
+    from PIL import Image as pillow
+
+    return pillow.fromarray(np.zeros((4, 5), np.uint16))
+
+
+def cut_off(folder: Path) -> Any:
+    from PIL import Image as pillow
+
+    pillow.fromarray(frame()).save(folder / "f.png")
+    (folder / "f.png").write_bytes((folder / "f.png").read_bytes()[:3000])
+    return pillow.open(folder / "f.png")
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda _: np.zeros((4, 5, 3)), r"got float64 \(4, 5, 3\); values in \[0, 1\] become such by"),
+        (lambda _: np.zeros((4, 5, 3), np.int32), r"expected uint8 values, 0 to 255, got int32 \(4, 5, 3\)$"),
+        (lambda _: np.zeros((3, 4, 5), np.uint8), r"expected an array \(H, W, 3\) .* got uint8 \(3, 4, 5\)"),
+        (lambda _: np.zeros((1, 4, 5, 3), np.uint8), r"got uint8 \(1, 4, 5, 3\)"),
+        (lambda _: np.zeros((0, 5, 3), np.uint8), r"with pixels in it, got uint8 \(0, 5, 3\)"),
+        (lambda _: np.zeros((0, 5), np.uint8), r"with pixels in it, got uint8 \(0, 5\)"),
+        (lambda _: None, "expected an RGB array.* got NoneType"),
+        (lambda _: [frame()], "expected an RGB array.* got list"),
+        (lambda folder: folder / "absent.png", r"absent\.png"),
+        (lambda folder: folder, "cannot be read"),
+        (lambda _: "https://a.org/f.png", "an address; nothing is fetched"),
+        (sixteen_bits, r"expected uint8 values, 0 to 255, got uint16 \(4, 5\)"),
+        (cut_off, "expected a whole PIL image"),
+    ],
+)
+def test_anything_else_is_refused_in_a_line(tmp_path: Path, make: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words) as raised:
+        to_frame(make(tmp_path))
+    assert "\n" not in str(raised.value)

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
 from models.dual import build_network
 from models.yolo import fused
+from tests.exported import KINDS, exported, plain, saved
 from tests.test_checkpoint import content, network
 from utils import checkpoint
-from utils.devices import select_compute
-from utils.runtimes import image_size, open_weights, start
+from utils.agreement import sample
+from utils.card import Export
+from utils.devices import Compute, select_compute
+from utils.letterbox import PADDING
+from utils.log import InputError
+from utils.runtimes import check_precision, check_sizes, described, image_size, open_weights, start
+
+CPU = Compute(torch.device("cpu"), None)
 
 
 def test_a_checkpoint_runs_as_its_averaged_network_fused(tmp_path: Path) -> None:
@@ -24,3 +36,145 @@ def test_a_checkpoint_runs_as_its_averaged_network_fused(tmp_path: Path) -> None
     with torch.no_grad():
         torch.testing.assert_close(runner(images).boxes, fused(plain)(images).boxes)
     assert image_size(found, runner, None) == found.image_size and image_size(found, runner, 100) == 128
+
+
+@pytest.fixture
+def fixed() -> Path:
+    """For two frames of 64 x 96 pixels at once."""
+    return exported("torchscript", imgsz=(64, 96), batch_size=2)
+
+
+def test_more_frames_than_the_batch_are_split_and_fewer_filled_up(fixed: Path) -> None:
+    run = start(open_weights(fixed), CPU)
+    for number in (1, 2, 5):
+        images = sample((number, 64, 96))
+        torch.testing.assert_close(run(images).boxes, plain("joint")(images).boxes)
+
+
+def test_a_smaller_frame_is_padded_with_grey_and_that_is_said_once(
+    fixed: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = start(open_weights(fixed), CPU)
+    images = sample((1, 32, 64))
+    canvas = torch.full((1, 3, 64, 96), PADDING / 255)
+    canvas[:, :, :32, :64] = images
+    for _ in range(2):
+        torch.testing.assert_close(run(images).boxes, plain("joint")(canvas).boxes)
+    assert caplog.text.count("views may suffer") == 1
+    with pytest.raises(InputError, match=r"at most 64 x 96 pixels, its fixed size, got 96 x 96; export with --dynamic"):
+        run(sample((1, 96, 96)))
+
+
+def test_an_export_has_one_image_size_or_any(fixed: Path) -> None:
+    found = open_weights(fixed)
+    run = start(found, CPU)
+    assert (image_size(found, run, None), image_size(found, run, 96), run.max_stride) == (96, 96, 32)
+    with pytest.raises(InputError, match=r"best\.torchscript: --imgsz: expected 96, its fixed size, got 64"):
+        image_size(found, run, 64)
+    with pytest.raises(InputError, match="--task study: expected any size, got 64 x 96 fixed"):
+        check_sizes(found, [64, 96])
+    check_sizes(found, [96])
+    free = open_weights(exported("torchscript", imgsz=64, dynamic=True))
+    assert image_size(free, run, None) == 64 and image_size(free, run, 100) == 128
+    check_sizes(free, [64, 96])
+
+
+def test_reports_name_the_runtime(fixed: Path) -> None:
+    bf16 = Compute(CPU.device, torch.bfloat16)
+    run = start(open_weights(fixed), bf16)
+    assert described(run, bf16).startswith("TorchScript, torch 2.") and described(run, bf16).endswith(", CPU, fp32")
+    pytorch = start(open_weights(saved("joint")), bf16)
+    assert described(pytorch, bf16) == str(bf16)
+    with bf16.autocast():  # of no concern to a file that has its own precision
+        images = sample((2, 64, 96))
+        got = run(images)
+    torch.testing.assert_close(got.boxes, plain("joint")(images).boxes)
+
+
+def test_mixed_precision_is_not_for_exports(fixed: Path, caplog: pytest.LogCaptureFixture) -> None:
+    check_precision(open_weights(saved("joint")), True)
+    check_precision(open_weights(fixed), None)
+    assert not caplog.records
+    check_precision(open_weights(fixed), True)
+    assert "--amp and --half change nothing" in caplog.text
+
+
+def test_the_suppression_inside_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="echo"):
+        start(open_weights(exported("torchscript", imgsz=64, nms=True, conf_thres=0.4)), CPU)
+    assert "holds a suppression of its own, which comes first: conf_thres 0.4" in caplog.text
+
+
+def test_a_gpu_that_a_file_was_not_made_for_is_not_used(fixed: Path, caplog: pytest.LogCaptureFixture) -> None:
+    found = open_weights(fixed)
+    assert isinstance(found, Export)
+    start(found, Compute(torch.device("cuda:0"), None))  # no GPU is asked for anything
+    assert caplog.text.count("runs on the CPU; export with --device 0") == 1
+    with pytest.raises(InputError, match="needs a GPU; export with --device cpu"):
+        start(replace(found, form=replace(found.form, device="cuda")), CPU)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("none.onnx", "no such exported network"), ("none.torchscript", "no such exported network"),
+        ("none_openvino_model", "no such exported network"), ("none.xml", "no such file"), ("none.pt", "no such"),
+        ("none.engine", "no such"), ("text.engine", "expected a checkpoint .* suffix '.engine'"),
+        ("folder", "expected a checkpoint .* got a folder"), ("text.onnx", "cannot be read"),
+        ("text.torchscript", "cannot be read"), ("empty_openvino_model", "expected an export of this program"),
+        ("zip.torchscript", "expected an export of this program"), ("bad_openvino_model", "cannot be read"),
+    ],
+)  # fmt: skip
+def test_what_is_no_export_is_one_line(tmp_path: Path, name: str, words: str) -> None:
+    for file in ("text.engine", "text.onnx", "text.torchscript"):
+        (tmp_path / file).write_text("nothing of the kind")
+    for folder in ("folder", "empty_openvino_model", "bad_openvino_model"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "bad_openvino_model" / "metadata.yaml").write_text("{")
+    with zipfile.ZipFile(tmp_path / "zip.torchscript", "w") as archive:
+        archive.writestr("best/data.pkl", b"")
+    with pytest.raises(InputError, match=words) as caught:
+        open_weights(tmp_path / name)
+    assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kept", [0.0, 0.5, 0.9])
+def test_a_file_that_is_cut_off_is_one_line(tmp_path: Path, kind: str, kept: float) -> None:
+    source = exported(kind, imgsz=64, dynamic=True)
+    path = tmp_path / source.name
+    if kind == "openvino":
+        shutil.copytree(source, path)
+        cut = path / "best.xml"
+    else:
+        cut = Path(shutil.copy(source, path))
+    data = cut.read_bytes()
+    cut.write_bytes(data[: int(kept * len(data))])
+    with pytest.raises(InputError, match=r"best.* cannot be read") as caught:
+        start(open_weights(path), CPU)
+    assert "\n" not in str(caught.value)
+
+
+def test_openvino_weights_that_are_cut_off_are_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "best_openvino_model"
+    shutil.copytree(exported("openvino", imgsz=64, dynamic=True), path)
+    (path / "best.bin").write_bytes(b"short")
+    with pytest.raises(InputError, match="cannot be read"):
+        start(open_weights(path), CPU)
+
+
+def test_openvino_is_found_by_its_folder_or_its_xml() -> None:
+    folder = exported("openvino", imgsz=64, dynamic=True)
+    one, other = open_weights(folder / "best.xml"), open_weights(folder)
+    assert one.path == other.path == folder and one.names == other.names
+
+
+@pytest.mark.parametrize(("kind", "package"), [("onnx", "onnxruntime"), ("openvino", "openvino")])
+def test_a_missing_runtime_is_one_line_with_what_to_install(
+    kind: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = exported(kind, imgsz=64, dynamic=True)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=f"{package} is not installed; pip install") as caught:
+        start(open_weights(path), CPU)
+    assert path.name in str(caught.value)

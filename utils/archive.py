@@ -21,6 +21,8 @@ from utils.unpickling import Global, Record, RefusedError, StandIn, new_record, 
 
 LARGEST = 8 * 2**30  # bytes of a file
 OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # of torch.save before 1.6: the pickle of its magic number
+ZIP, END_OF_ZIP = b"PK\x03\x04", b"PK\x05\x06"
+LAST = 66_000  # bytes, among which the end of a zip archive is found
 STORAGES: Mapping[str, torch.dtype] = {
     "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
     "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
@@ -49,6 +51,12 @@ def check_archive(path: Path) -> None:
     """
     with _opened(path):
         pass
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file begins as those of today's ``torch.save`` do; it may be damaged all the same."""
+    with path.open("rb") as file:
+        return file.read(len(ZIP)) == ZIP
 
 
 def read_archive(path: Path) -> Any:
@@ -85,18 +93,18 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def _other_kind(path: Path) -> str | None:
-    """What a file is that is no zip archive, in words."""
-    if zipfile.is_zipfile(path):
-        return None
+    """What a file is that is no whole zip archive, in words."""
     with path.open("rb") as file:
         beginning = file.read(512)
+        file.seek(max(path.stat().st_size - LAST, 0))
+        end = file.read()
     newer = "load and save it once with the torch that wrote it, or a newer one"
     if beginning.startswith(OLD_FORMAT):
         return f"one in the format of torch before 1.6; {newer}"
     if beginning[257:262] == b"ustar":
         return f"a tar file, the format of torch before 0.4; {newer}"
-    if beginning.startswith(b"PK"):
-        return "a file that is cut off"
+    if beginning.startswith(ZIP):
+        return None if END_OF_ZIP in end else "a file that is cut off"
     return "a file that is none" if beginning else "an empty file"
 
 
@@ -151,8 +159,8 @@ def _storage_words(identity: Any) -> tuple[str, torch.dtype, str, int]:
 
 
 def _numbers(data: bytes, dtype: torch.dtype) -> Tensor:
-    whole = len(data) - len(data) % dtype.itemsize
-    return torch.frombuffer(bytearray(data[:whole]), dtype=dtype) if whole else torch.empty(0, dtype=dtype)
+    count = len(data) // dtype.itemsize
+    return torch.frombuffer(bytearray(data), dtype=dtype, count=count) if count else torch.empty(0, dtype=dtype)
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:

@@ -96,7 +96,7 @@ def _interpreted(path: Path, content: Any) -> Legacy:
     fields = content if isinstance(content, dict) else {}
     options = plain(fields.get("opt")) or {}
     options = options if isinstance(options, dict) else {}
-    names = _names(network, fields, state)
+    names = _names(network, fields, state, path)
     image_size = options.get("imgsz")
     image_size = image_size if isinstance(image_size, int) and 32 <= image_size <= 10_000 else IMAGE_SIZE
     hyp = _hyperparameters(options.get("hyp"), path)
@@ -131,14 +131,18 @@ def _weights(content: Any) -> tuple[Record | None, dict[str, Tensor]]:
     return None, {}
 
 
-def _names(network: Record | None, fields: Mapping[Any, Any], state: Mapping[str, Tensor]) -> tuple[str, ...]:
+def _names(
+    network: Record | None, fields: Mapping[Any, Any], state: Mapping[str, Tensor], path: Path
+) -> tuple[str, ...]:
     """Class names in their order; numbers where the file has none."""
     found = plain(network.get("names") if network else None) or plain(fields.get("names"))
     if isinstance(found, dict):
         found = [found[key] for key in sorted(found, key=lambda key: int(key) if str(key).isdecimal() else 0)]
-    if isinstance(found, list) and found and all(isinstance(name, str) for name in found):
-        return tuple(found)
     count = _classes(state)
+    if isinstance(found, list) and found and all(isinstance(name, str) for name in found):
+        if len(found) == count or not count:
+            return tuple(found)
+        LOGGER.warning("%s: its %d class names are not those of its %d classes: numbers it is", path, len(found), count)
     return tuple(str(number) for number in range(count))
 
 

@@ -1,9 +1,12 @@
-"""What was found in frames, in the forms that users' tools read: label rows, csv rows, COCO results; file names."""
+"""What was found in frames, in the forms that users' tools read: label rows, csv rows, COCO's files; names."""
 
 from __future__ import annotations
 
 import csv
 import io
+import os
+import re
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from utils.labels import pixel_corners
+
 Boxes = NDArray[np.floating[Any]]  # (n, 6): x1, y1, x2, y2 in pixels, confidence, class
 
 CSV_HEADER = (
     "Image Name", "Prediction", "Confidence",  # YOLOv5's three
     "Frame", "x1", "y1", "x2", "y2", "View", "View Confidence",
 )  # fmt: skip
+INT64_DIGITS = 18  # longer numbers than numpy holds stay text
 
 
 class UniqueNames:
@@ -37,6 +43,16 @@ class UniqueNames:
             self._taken.add(name)
             self._given[key] = name
         return self._given[key]
+
+
+def folder_name(label: str) -> str:
+    """A class name as a folder's, without what would lead out of its place."""
+    return re.sub(r'[/\\:*?"<>|\x00-\x1f]', "_", label).strip(". ") or "_"
+
+
+def has_screen() -> bool:
+    """Whether a window can be opened; without a screen on Linux, OpenCV would end the whole process."""
+    return not sys.platform.startswith("linux") or any(os.environ.get(n) for n in ("DISPLAY", "WAYLAND_DISPLAY"))
 
 
 def label_rows(boxes: Boxes, shape: tuple[int, int], with_confidence: bool, corners: bool = False) -> list[str]:
@@ -103,9 +119,29 @@ def harmless(text: str) -> str:
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
-def coco_rows(boxes: Boxes, path: Path) -> list[dict[str, Any]]:
-    """Results in COCO's form: top left corner, width, height in pixels; the image's id is its stem, or that number."""
-    image = int(path.stem) if path.stem.isdecimal() else path.stem
+def image_ids(files: Sequence[Path]) -> list[int | str]:
+    """COCO's ids for the images of a split: unique, and the stem as in YOLOv5, as a number where every stem is one.
+
+    YOLOv5 decides that for each image; pycocotools sorts the ids, which fails where numbers and text are mixed. Of
+    equal numbers (two folders; 7 and 007) the later ones go on after the highest; for text see :class:`UniqueNames`.
+    """
+    if not all(path.stem.isdecimal() and len(path.stem) <= INT64_DIGITS for path in files):
+        unique = UniqueNames()
+        return [unique(path) for path in files]
+    numbers = [int(path.stem) for path in files]
+    ids: list[int | str] = []
+    taken: set[int] = set()
+    after = max(numbers, default=0)
+    for number in numbers:
+        if number in taken:
+            after += 1
+        ids.append(after if number in taken else number)
+        taken.add(number)
+    return ids
+
+
+def coco_rows(boxes: Boxes, image: int | str) -> list[dict[str, Any]]:
+    """Results in COCO's form: top left corner, width, height in pixels; rounded as YOLOv5's."""
     return [
         {
             "image_id": image,
@@ -115,3 +151,38 @@ def coco_rows(boxes: Boxes, path: Path) -> list[dict[str, Any]]:
         }
         for x1, y1, x2, y2, confidence, label in boxes.tolist()
     ]
+
+
+def coco_labels(
+    ids: Sequence[int | str],
+    files: Sequence[str],
+    shapes: Sequence[tuple[int, int]],
+    labels: Sequence[NDArray[np.float32]],
+    names: Sequence[str],
+) -> dict[str, Any]:
+    """Labels as COCO's ground truth, for results of :func:`coco_rows`.
+
+    Args:
+        ids: of :func:`image_ids`.
+        files: what each image is called.
+        shapes: (height, width) of each image, in pixels.
+        labels: (n, 5) of each image: class, then the normalised centre form.
+        names: of the classes.
+    """
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image, file, shape, rows in zip(ids, files, shapes, labels, strict=True):
+        images.append({"id": image, "file_name": file, "width": shape[1], "height": shape[0]})
+        for label, (x1, y1, x2, y2) in zip(rows[:, 0].tolist(), pixel_corners(rows, shape).tolist(), strict=True):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,  # not from 0, by which pycocotools knows what is not matched
+                    "image_id": image,
+                    "category_id": int(label),
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": (x2 - x1) * (y2 - y1),
+                    "iscrowd": 0,
+                }
+            )
+    categories = [{"id": number, "name": name} for number, name in enumerate(names)]
+    return {"info": {}, "images": images, "annotations": annotations, "categories": categories}

@@ -1,37 +1,144 @@
-"""A checkpoint loaded for use: frames in, boxes and view out."""
+"""A checkpoint loaded for use: frames in, boxes and view out, as in ``load("best.pt")("frame.png")``."""
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from utils.boxes import non_max_suppression, scale_boxes
-from utils.checkpoint import check_boxes
+from utils.checkpoint import Trained, check_boxes
 from utils.devices import Compute, select_compute
+from utils.draw import draw
 from utils.engine import to_float
+from utils.images import read_image
 from utils.letterbox import Image, letterbox
-from utils.log import InputError
+from utils.log import InputError, one_line
 from utils.operating import OperatingPoint
+from utils.pictures import view_text
 from utils.preprocess import Preprocessor
-from utils.runtimes import Runner, image_size, open_weights, start
+from utils.runtimes import Runner, check_precision, image_size, open_weights, start
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from PIL.Image import Image as Picture
+
+    Source = NDArray[Any] | str | Path | Picture
+
+_LISTED = 10  # boxes that a prediction's text names
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Prediction:
-    """What a network sees in one frame.
+    """What a network sees in one frame; its length is the number of boxes.
 
     Attributes:
         boxes: (n, 6) x1, y1, x2, y2 in pixels of the frame, confidence, class; most confident first.
         view: (nv,) probabilities, or None for a detector alone.
+        names, view_names: of box classes and views.
+        image: the frame (H, W, 3) RGB, of an RGB array the caller's own pixels, not a copy; empty if none is kept.
+        milliseconds: for filters and padding, the network, suppression; decoding a file is not counted.
     """
 
     boxes: NDArray[np.float32]
     view: NDArray[np.float32] | None
+    names: tuple[str, ...] = ()
+    view_names: tuple[str, ...] = ()
+    image: Image = field(default_factory=lambda: np.zeros((0, 0, 3), np.uint8))
+    milliseconds: tuple[float, ...] = ()
+
+    @property
+    def view_name(self) -> str | None:
+        """The likeliest view; None for a detector alone."""
+        return None if self.view is None else _name(int(self.view.argmax()), self.view_names)
+
+    @property
+    def view_confidence(self) -> float | None:
+        """The probability of the likeliest view; None for a detector alone."""
+        return None if self.view is None else float(self.view.max())
+
+    def plot(self, **options: Any) -> Image:
+        """A copy of the frame with boxes and view drawn; the options are :func:`utils.draw.draw`'s."""
+        if not self.image.size:
+            raise ValueError("plot: expected a prediction that keeps its frame, got one without")
+        return draw(self.image, self.boxes, self.names, view_text(self.view, self.view_names), **options)
+
+    def to_pandas(self) -> DataFrame:
+        """A row a box: YOLOv5's columns, then ``view`` and ``view_confidence``, alike in each row."""
+        import pandas  # not above: it takes most of a second, and few need it
+
+        numbers, labels = self.boxes[:, :5].astype(np.float64), self.boxes[:, 5].astype(int)
+        frame = pandas.DataFrame(numbers, columns=["xmin", "ymin", "xmax", "ymax", "confidence"])
+        names = np.array([_name(label, self.names) for label in labels], object)
+        return frame.assign(**{"class": labels}, name=names, view=self.view_name, view_confidence=self.view_confidence)
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __str__(self) -> str:
+        """Such as ``2 boxes: MR 0.81, TR 0.40; view A4C 0.97``."""
+        listed = [f"{_name(int(row[5]), self.names)} {row[4]:.2f}" for row in self.boxes[:_LISTED]]
+        count = {0: "no boxes", 1: "1 box: "}.get(len(self), f"{len(self)} boxes: ")
+        view = "" if self.view is None else f"; view {self.view_name} {self.view_confidence:.2f}"
+        return count + ", ".join(listed) + (", ..." if len(self) > _LISTED else "") + view
+
+    def __repr__(self) -> str:
+        return f"Prediction({self})"
+
+
+def _name(index: int, names: Sequence[str]) -> str:
+    return names[index] if 0 <= index < len(names) else str(index)
+
+
+def to_frame(source: Source, called: str = "image") -> Image:
+    """What a user calls an image -> (H, W, 3) RGB; of an RGB uint8 array the same pixels, not a copy.
+
+    Args:
+        source: RGB, RGBA or grey uint8 array, image file or PIL image (both turned as EXIF says); alpha is dropped.
+        called: its name in errors.
+
+    Raises:
+        InputError: anything else.
+    """
+    if isinstance(source, (str, Path)):
+        if "://" in str(source):
+            raise InputError(f"{called} {source}: expected a file on disk, got an address; nothing is fetched")
+        return read_image(Path(source).expanduser())
+    array = _pixels(source, called)
+    got = f"got {array.dtype} {array.shape}"
+    if array.dtype != np.uint8:
+        hint = "; values in [0, 1] become such by (255 * image).astype('uint8')" if array.dtype.kind == "f" else ""
+        raise InputError(f"{called}: expected uint8 values, 0 to 255, {got}{hint}")
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or not array.size:
+        raise InputError(f"{called}: expected an array (H, W, 3) RGB, (H, W, 4) or (H, W) with pixels in it, {got}")
+    if array.ndim == 2 or array.shape[2] == 1:
+        return np.asarray(cv2.cvtColor(np.ascontiguousarray(array), cv2.COLOR_GRAY2RGB), np.uint8)
+    return np.ascontiguousarray(array[..., :3])  # OpenCV takes no reversed channels, as of image[..., ::-1]
+
+
+def _pixels(source: Any, called: str) -> NDArray[Any]:
+    """An array as it is, a PIL image decoded."""
+    if isinstance(source, np.ndarray):
+        return source
+    from PIL import Image as pillow
+    from PIL import ImageOps
+
+    if not isinstance(source, pillow.Image):
+        raise InputError(f"{called}: expected an RGB array, a path or a PIL image, got {type(source).__name__}")
+    try:
+        upright = ImageOps.exif_transpose(source)
+        # 32 bits, 16 bits, floats: PIL would clip them to bytes without a word
+        return np.asarray(upright if upright.mode[0] in "IF" else upright.convert("RGB"))
+    except OSError as error:
+        raise InputError(f"{called}: expected a whole PIL image, it cannot be decoded: {one_line(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -45,7 +152,7 @@ class Predictor:
         rect: whether frames are then padded to whole strides only, rather than to a square.
         preprocessor: the training's filters.
         temperature: by which the view's logits are divided; see :mod:`utils.operating`.
-        conf_thres, iou_thres, classes, agnostic, max_det: of :func:`utils.boxes.non_max_suppression`.
+        conf_thres, iou_thres, classes, agnostic, multi_label, max_det: of :func:`utils.boxes.non_max_suppression`.
     """
 
     network: Runner
@@ -60,29 +167,42 @@ class Predictor:
     iou_thres: float = 0.45
     classes: Sequence[int] | None = None
     agnostic: bool = False
+    multi_label: bool = False
     max_det: int = 1000
 
     @torch.inference_mode()
-    def __call__(self, image: Image) -> Prediction:
-        """Find boxes and view in a frame (H, W, 3), RGB."""
+    def __call__(self, image: Source) -> Prediction:
+        """Find boxes and view in a frame: an RGB array (H, W, 3), or what else :func:`to_frame` takes."""
+        frame = to_frame(image)
+        clock = [self._now()]
         padded, geometry = letterbox(
-            self.preprocessor(image), self.image_size, self.network.max_stride, square=not self.rect
+            self.preprocessor(frame), self.image_size, self.network.max_stride, square=not self.rect
         )
         images = to_float(torch.from_numpy(padded).permute(2, 0, 1)[None], self.compute)
+        clock.append(self._now())
         with self.compute.autocast():
             output = self.network(images)
         assert output.boxes is not None  # weights without boxes are refused when they are loaded
+        clock.append(self._now())
         found = non_max_suppression(
-            output.boxes, self.conf_thres, self.iou_thres, self.classes, self.agnostic, max_det=self.max_det
+            output.boxes, self.conf_thres, self.iou_thres, self.classes, self.agnostic, self.multi_label, self.max_det
         )[0]
         gain, pad = (geometry.gain_x, geometry.gain_y), (geometry.left, geometry.top)
-        boxes = scale_boxes(found, gain, pad, geometry.original)
+        boxes = scale_boxes(found, gain, pad, geometry.original).cpu().numpy()
+        clock.append(self._now())
         view = None if output.view is None else (output.view[0].float() / self.temperature).softmax(0).cpu().numpy()
-        return Prediction(boxes.cpu().numpy(), view)
+        times = tuple(1000 * (end - begin) for begin, end in itertools.pairwise(clock))
+        return Prediction(boxes, view, self.names, self.view_names, frame, times)
+
+    def _now(self) -> float:
+        """Seconds, once the GPU has done what it was given; suppression would wait for that anyhow."""
+        if self.compute.device.type == "cuda":
+            torch.cuda.synchronize(self.compute.device)
+        return time.perf_counter()
 
 
 def load(
-    weights: str | Path,
+    weights: str | Path | Trained,
     device: str = "",
     imgsz: int | None = None,
     amp: bool | None = None,
@@ -96,17 +216,19 @@ def load(
     """Load a checkpoint of a training; the image size is the training's unless given.
 
     Args:
+        weights: the file, or what :func:`utils.runtimes.open_weights` has read of it.
         calibrate: divide the view's logits by the temperature that was fitted on validation.
 
     Raises:
         InputError: no such checkpoint or device; no temperature in it.
     """
-    found = open_weights(Path(weights).expanduser())
+    found = weights if isinstance(weights, Trained) else open_weights(Path(weights).expanduser())
     check_boxes(found)
     point = OperatingPoint.from_content(found.content.get("operating"), found.path)
     temperature = point.temperature if point is not None else None
     if calibrate and temperature is None:
         raise InputError(f"{found.path}: --calibrate: expected a temperature fitted on validation, got none")
+    check_precision(found, amp)
     compute = select_compute(device, amp)
     network = start(found, compute)
     return Predictor(

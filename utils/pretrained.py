@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from utils.archive import is_archive
 from utils.legacy import Legacy
 from utils.log import LOGGER, InputError
 from utils.starting import Start, read_start
@@ -51,7 +51,7 @@ def read_weights(path: Path) -> Start | dict[str, Tensor]:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file of weights")
-    if zipfile.is_zipfile(path):
+    if is_archive(path):
         found = read_start(path)
         return dict(found.state) if isinstance(found, Legacy) and found.network is None else found
     try:  # some of torchvision's files are in torch's format from before 1.6

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
 
 from models.yolo import Output
-from utils import checkpoint
-from utils.checkpoint import Checkpoint, Trained
+from utils import checkpoint, legacy, sessions
+from utils.card import Export
+from utils.checkpoint import Checkpoint, NotOursError, Trained
 from utils.devices import Compute
 from utils.engine import inference_copy
 from utils.letterbox import whole_strides
+from utils.log import LOGGER, InputError
+from utils.releases import locate
 
 
 class Runner(Protocol):
@@ -23,21 +27,67 @@ class Runner(Protocol):
     def __call__(self, images: Tensor, /) -> Output: ...
 
 
-def open_weights(path: Path) -> Trained:
-    """What a file of weights says of itself.
+def open_weights(path: Path, download: bool = False) -> Trained:
+    """What a file of weights says of itself: a checkpoint here, YOLOv5's own, or an exported network.
+
+    Args:
+        download: fetch one of YOLOv5's official files that is not on disk; see :mod:`utils.releases`.
 
     Raises:
-        InputError: absent, unknown, damaged.
+        InputError: absent, unknown, damaged; of an export, its runtime is not installed.
     """
-    return checkpoint.read(path)
+    path = locate(path, download)
+    kind = sessions.kind_of(path)
+    if kind is not None:
+        return sessions.read(path, kind)
+    if path.exists() and path.suffix != ".pt":
+        raise InputError(
+            f"{path}: expected a checkpoint (.pt) or an exported network (.torchscript, .onnx, a folder "
+            f"NAME_openvino_model or its .xml), got {'a folder' if path.is_dir() else f'suffix {path.suffix!r}'}"
+        )
+    try:
+        return checkpoint.read(path)
+    except NotOursError:
+        return legacy.read(path).checkpoint()
 
 
 def start(found: Trained, compute: Compute) -> Runner:
     """The network in the form in which every script evaluates it."""
+    if isinstance(found, Export):
+        return sessions.SESSIONS[found.kind](found, compute)
     assert isinstance(found, Checkpoint)
     return inference_copy(found.build(), compute)
 
 
+def described(network: Runner, compute: Compute) -> str:
+    """What computes, for reports: device and type of a checkpoint; of an export, its runtime's."""
+    return str(network) if isinstance(network, sessions.Session) else str(compute)
+
+
+def check_precision(found: Trained, amp: bool | None) -> None:
+    """Warn where ``--amp`` or ``--half`` is asked of an export."""
+    if amp and isinstance(found, Export):
+        LOGGER.warning("%s: --amp and --half change nothing: its precision is in the file", found.path)
+
+
+def check_sizes(found: Trained, sizes: Sequence[int]) -> None:
+    """Raise an InputError where several image sizes are asked of an export with a fixed one."""
+    if isinstance(found, Export) and found.form.shape is not None and len(sizes) > 1:
+        own = " x ".join(map(str, found.form.shape[1:]))
+        raise InputError(f"{found.path}: --task study: expected any size, got {own} fixed; export with --dynamic")
+
+
 def image_size(found: Trained, network: Runner, asked: int | None) -> int:
-    """Pixels of the frames' longer side: those asked for, or the training's, as a multiple of the stride."""
-    return whole_strides(found.image_size if asked is None else asked, network.max_stride)
+    """Pixels of the frames' longer side: those asked for, or the training's, as a multiple of the stride.
+
+    Of an export with fixed sides, its own.
+
+    Raises:
+        InputError: another than an export's own is asked for.
+    """
+    if not isinstance(found, Export) or found.form.shape is None:
+        return whole_strides(found.image_size if asked is None else asked, network.max_stride)
+    own = max(found.form.shape[1:])
+    if asked is not None and asked != own:
+        raise InputError(f"{found.path}: --imgsz: expected {own}, its fixed size, got {asked}; export with --dynamic")
+    return own

@@ -25,7 +25,7 @@ from utils.parts import PERMUTED, refuse, report
 from utils.permutation import shuffled_labels
 from utils.preprocess import Preprocessor
 from utils.report import metrics
-from utils.runtimes import image_size, start
+from utils.runtimes import described, image_size, start
 
 
 def checked_dataset(options: argparse.Namespace, found: Trained) -> DatasetConfig:
@@ -122,7 +122,7 @@ def validate(
     settings = {
         "weights": str(found.path), "data": str(config.file), "split": split, "imgsz": size, "rect": found.rect,
         "batch_size": options.batch_size, **dataclasses.asdict(limits), "confidence_from": source,
-        "compute": str(compute),
+        "compute": described(network, compute),
     }  # fmt: skip
     assessment = assess(
         outcomes.outcomes_of(evaluation, dataset, found.view_names), draws, found.hyp.seed,

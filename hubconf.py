@@ -1,0 +1,244 @@
+"""Entries for ``torch.hub.load``: trained weights as a model that takes images as YOLOv5's hub model does.
+
+model = torch.hub.load(".", "custom", path="best.pt", source="local")
+results = model(["frame.png", image])  # image: RGB, as OpenCV's image[..., ::-1] is
+results.pandas().xyxy[0]
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from models.yolo import Network
+from utils.checkpoint import Checkpoint, Trained
+from utils.config import ROOT, load_hyperparameters, load_yaml
+from utils.devices import select_compute
+from utils.hub import Results, channels_last
+from utils.letterbox import fit, padded
+from utils.log import InputError
+from utils.outputs import UniqueNames
+from utils.predict import Predictor, load, to_frame
+from utils.runtimes import described, image_size, open_weights
+
+dependencies = ["torch", "torchvision", "cv2", "numpy", "yaml", "tqdm"]  # torch.hub looks for this name
+Device = str | int | torch.device | None
+
+
+def custom(
+    path: str | Path = "path/to/model.pt", autoshape: bool = True, _verbose: bool = True, device: Device = None
+) -> HubModel | nn.Module:
+    """A model from trained weights.
+
+    Args:
+        path: a checkpoint or an exported network.
+        autoshape: False returns the bare network of a checkpoint, in evaluation mode.
+        _verbose: print a line about it.
+        device: "cpu", "cuda:0", 0, "mps"; the first GPU, if there is one, unless given.
+
+    Raises:
+        InputError: no such file or device; a network without boxes; autoshape=False with an exported network.
+    """
+    return _model(open_weights(Path(path).expanduser()), autoshape, _verbose, device)
+
+
+def yolov5n(
+    pretrained: bool = True, channels: int = 3, classes: int = 80, autoshape: bool = True, _verbose: bool = True,
+    device: Device = None,
+) -> HubModel | nn.Module:  # fmt: skip
+    """YOLOv5n; see :func:`_stock`."""
+    return _stock("yolov5n", pretrained, channels, classes, autoshape, _verbose, device)
+
+
+def yolov5s(
+    pretrained: bool = True, channels: int = 3, classes: int = 80, autoshape: bool = True, _verbose: bool = True,
+    device: Device = None,
+) -> HubModel | nn.Module:  # fmt: skip
+    """YOLOv5s; see :func:`_stock`."""
+    return _stock("yolov5s", pretrained, channels, classes, autoshape, _verbose, device)
+
+
+def yolov5m(
+    pretrained: bool = True, channels: int = 3, classes: int = 80, autoshape: bool = True, _verbose: bool = True,
+    device: Device = None,
+) -> HubModel | nn.Module:  # fmt: skip
+    """YOLOv5m; see :func:`_stock`."""
+    return _stock("yolov5m", pretrained, channels, classes, autoshape, _verbose, device)
+
+
+def yolov5l(
+    pretrained: bool = True, channels: int = 3, classes: int = 80, autoshape: bool = True, _verbose: bool = True,
+    device: Device = None,
+) -> HubModel | nn.Module:  # fmt: skip
+    """YOLOv5l; see :func:`_stock`."""
+    return _stock("yolov5l", pretrained, channels, classes, autoshape, _verbose, device)
+
+
+def yolov5x(
+    pretrained: bool = True, channels: int = 3, classes: int = 80, autoshape: bool = True, _verbose: bool = True,
+    device: Device = None,
+) -> HubModel | nn.Module:  # fmt: skip
+    """YOLOv5x; see :func:`_stock`."""
+    return _stock("yolov5x", pretrained, channels, classes, autoshape, _verbose, device)
+
+
+def _stock(
+    name: str, pretrained: bool, channels: int, classes: int, autoshape: bool, verbose: bool, device: Device
+) -> HubModel | nn.Module:
+    """A stock network: from its file in the working directory or the repository, or with random weights.
+
+    Raises:
+        InputError: no such file; channels or classes that it does not have.
+    """
+    if channels != 3:
+        raise InputError(f"channels: expected 3, got {channels}; networks here see RGB frames")
+    if pretrained:
+        place = next((folder / f"{name}.pt" for folder in (Path(), ROOT) if (folder / f"{name}.pt").is_file()), None)
+        if place is None:
+            raise InputError(
+                f"{name}.pt: no such file in the working directory or in {ROOT}; put it there (nothing is fetched), "
+                "or give pretrained=False for random weights"
+            )
+        found = open_weights(place)
+        if classes not in (80, len(found.names)):  # 80, the default, says nothing
+            raise InputError(f"{place}: classes: expected {len(found.names)}, as the file has, got {classes}")
+        return _model(found, autoshape, verbose, device)
+    file = ROOT / "models" / "hub" / f"{name}.yaml"
+    network = Network(load_yaml(file), nc=classes)
+    fresh = Checkpoint(
+        path=file,
+        content={"description": network.description, "ema": network.state_dict()},
+        names=tuple(map(str, range(classes))),
+        view_names=(),
+        image_size=640,
+        rect=True,
+        hyp=load_hyperparameters(ROOT / "hyp" / "joint_training_rules.yaml"),
+    )
+    return _model(fresh, autoshape, verbose, device)
+
+
+def _model(found: Trained, autoshape: bool, verbose: bool, device: Device) -> HubModel | nn.Module:
+    if autoshape:
+        model = HubModel(found, device)
+        if verbose:
+            print(f"{found.path}: {model}", file=sys.stderr)
+        return model
+    if not isinstance(found, Checkpoint):
+        raise InputError(f"{found.path}: autoshape=False: expected a checkpoint, got an exported network")
+    return found.build().eval().to(select_compute(_word(device)).device)
+
+
+class HubModel:
+    """A network that takes images as YOLOv5's hub model does; the attributes may be set at any time.
+
+    Attributes:
+        conf, iou, agnostic, multi_label, classes, max_det: of :func:`utils.boxes.non_max_suppression`.
+        amp: True for mixed precision, False for none; None takes it where the device computes it in hardware.
+        names: class number to name.
+        view_names: of the views; empty for a detector alone.
+    """
+
+    def __init__(self, found: Trained, device: Device = None) -> None:
+        self.conf, self.iou, self.max_det = 0.25, 0.45, 1000
+        self.agnostic = self.multi_label = False
+        self.classes: Sequence[int] | int | None = None
+        self.amp: bool | None = None
+        self.names, self.view_names = dict(enumerate(found.names)), found.view_names
+        self._found = found
+        self._start(device)
+
+    def _start(self, device: Device) -> None:
+        self._predictor, self._amp = load(self._found, _word(device), amp=self.amp), self.amp
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes."""
+        return self._predictor.compute.device
+
+    def to(self, device: Device) -> HubModel:
+        """Move to a device ("cpu", "cuda:0", 0, "mps"); InputError where there is none such."""
+        if select_compute(_word(device), self.amp).device != self.device:
+            self._start(device)
+        return self
+
+    def cpu(self) -> HubModel:
+        """Move to the processor."""
+        return self.to("cpu")
+
+    def cuda(self, device: Device = 0) -> HubModel:
+        """Move to a GPU."""
+        return self.to(device)
+
+    def eval(self) -> HubModel:
+        """Nothing: the network is in evaluation mode already."""
+        return self
+
+    def __call__(
+        self, ims: Any, size: int | Sequence[int] | None = None, augment: bool = False, profile: bool = False
+    ) -> Results:
+        """Find boxes and views.
+
+        Args:
+            ims: one or a list of: file, PIL image, uint8 array or tensor; grey, or RGB(A) as (H, W, C) or (C, H, W).
+            size: pixels of the frames' longer side; the training's unless given.
+            augment, profile: YOLOv5's; refused.
+
+        Raises:
+            InputError: an image that is none, an attribute out of its range.
+        """
+        if augment or profile:
+            raise InputError("augment, profile: not supported: a frame is shown once, as it is; results.t holds times")
+        items = list(ims) if isinstance(ims, (list, tuple)) else [ims]
+        if not items:
+            raise InputError("expected an image or a list of them, got an empty list")
+        predictor = replace(self._predictor_as_asked(), image_size=self._pixels(size))
+        unique, files, found = UniqueNames(), [], []
+        for index, item in enumerate(items):
+            name = item if isinstance(item, (str, Path)) else getattr(item, "filename", "") or f"image{index}"
+            found.append(predictor(to_frame(channels_last(item), f"image {index}")))
+            files.append(unique(Path(name)) + ".jpg")
+        pixels, stride = predictor.image_size, predictor.network.max_stride
+        inputs = [padded(fit(frame.image.shape[:2], pixels), stride) for frame in found]
+        largest = tuple(np.max(inputs, 0).tolist()) if predictor.rect else (pixels, pixels)
+        return Results(found, files, (len(items), 3, *largest))
+
+    def _predictor_as_asked(self) -> Predictor:
+        classes = [self.classes] if isinstance(self.classes, int) else self.classes
+        for key, value in (("conf", self.conf), ("iou", self.iou)):
+            if not 0 <= value <= 1:
+                raise InputError(f"model.{key}: expected 0 to 1, got {value}")
+        unknown = [label for label in classes or () if label not in self.names]
+        if unknown:
+            raise InputError(f"model.classes: expected numbers from 0 to {len(self.names) - 1}, got {unknown[0]}")
+        if self.max_det < 1:
+            raise InputError(f"model.max_det: expected at least 1, got {self.max_det}")
+        if self.amp != self._amp:
+            self._start(self.device)
+        return replace(
+            self._predictor, conf_thres=self.conf, iou_thres=self.iou, classes=classes, agnostic=self.agnostic,
+            multi_label=self.multi_label, max_det=self.max_det,
+        )  # fmt: skip
+
+    def _pixels(self, size: int | Sequence[int] | None) -> int:
+        sides = {size} if size is None or isinstance(size, int) else set(size)
+        if len(sides) != 1:
+            raise InputError(f"size: expected the pixels of the longer side, one number, got {size}")
+        (side,) = sides
+        return self._predictor.image_size if side is None else image_size(self._found, self._predictor.network, side)
+
+    def __repr__(self) -> str:
+        views = f", {len(self.view_names)} views" if self.view_names else ""
+        computes = described(self._predictor.network, self._predictor.compute)
+        return f"{len(self.names)} classes{views}, {self._predictor.image_size} pixels, {computes}"
+
+
+def _word(device: Device) -> str:
+    """A device in the words of a flag."""
+    return "" if device is None else str(device)
