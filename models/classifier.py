@@ -89,9 +89,9 @@ class Classifier(nn.Module):
         self.fusion = Fusion(channels) if fusion else None
         self.drop = nn.Dropout(dropout)
         self.linear = nn.Linear(FUSED_CHANNELS * len(channels) if fusion else channels[-1], nv)
-        # what ImageNet's weights expect; constants, so no checkpoint holds them
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+        # what ImageNet's weights expect; constants, so no checkpoint holds them, and they are there on any device
+        for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            self.register_buffer(name, torch.tensor(values, device="cpu").view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Output:
         """Images (B, 3, H, W), RGB in [0, 1] -> view logits (B, nv)."""

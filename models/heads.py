@@ -30,7 +30,8 @@ class Detect(nn.Module):
         self.nc = nc
         self.strides = tuple(int(stride) for stride in strides)
         self.register_buffer("anchors", torch.zeros(len(channels), len(anchors[0]) // 2, 2))
-        self.set_anchors(torch.tensor(anchors, dtype=torch.float32).view_as(self.anchors))
+        # on the processor even where the network is only being planned (device "meta"): their order is looked at
+        self.set_anchors(torch.tensor(anchors, dtype=torch.float32, device="cpu").view_as(self.anchors))
         self.m = nn.ModuleList(nn.Conv2d(c, self.na * (5 + nc), 1) for c in channels)
         self._initialise_biases()
 

@@ -19,12 +19,15 @@ from torch import Tensor, nn
 from models.attention import C3CBAM, CBAM, GATES
 from models.common import C3, SPPF, Bottleneck, Concat, Conv
 from models.heads import Detect, ViewHead
-from utils.log import InputError
+from utils.log import InputError, printable
 
 KEYS = {
     "nc", "nv", "depth_multiple", "width_multiple", "anchors", "backbone", "head", "cbam_gate", "view_dropout",
 }  # fmt: skip
 VIEW_HIDDEN = 512  # channels of the view head's convolution, before scaling, as in the joint networks' yamls
+LARGEST_NUMBER = 1e6  # that a description may hold
+MOST_ANCHORS = 100  # a level
+MOST_BLOCKS = 1000  # of a network, repetitions counted; YOLOv5x6 has about 80
 UPSAMPLING = ("nearest", "bilinear", "bicubic", "nearest-exact")
 REQUIRED_KEYS = ("nc", "depth_multiple", "width_multiple", "anchors", "backbone", "head")
 
@@ -96,6 +99,9 @@ class _Description:
             raise InputError(f"network description: view_dropout: expected 0 to 1, got {self.view_dropout!r}")
         self.anchors = mapping["anchors"]
         self.rows = _parse_rows(mapping)
+        blocks = sum(self.depth(row.number) for row in self.rows)
+        if blocks > MOST_BLOCKS:
+            raise InputError(f"network description: expected at most {MOST_BLOCKS:,} blocks, got {blocks:,}")
 
     def width(self, channels: Any) -> int:
         """Channels after scaling, rounded up to a multiple of 8."""
@@ -170,7 +176,7 @@ def _concat(d: _Description, row: Row, inputs: list[Shape]) -> Built:
 def _detect(d: _Description, row: Row, inputs: list[Shape]) -> Built:
     nc, anchors = row.arguments
     if (
-        isinstance(anchors, int) and not isinstance(anchors, bool) and anchors > 0
+        isinstance(anchors, int) and not isinstance(anchors, bool) and 0 < anchors <= MOST_ANCHORS
     ):  # so many anchors a level, to be found from the data (autoanchor)
         anchors = [[step * shape.stride for step in range(2, 2 + anchors) for _ in "wh"] for shape in inputs]
     if not isinstance(anchors, list) or len({len(level) for level in anchors}) != 1 or len(anchors) != len(inputs):
@@ -322,9 +328,10 @@ def _build(description: _Description) -> tuple[list[nn.Module], list[tuple[int, 
         row = Row(row.index, row.sources, row.number, row.name, tuple(map(description.value, row.arguments)))
         try:
             module, shapes[row.index] = LAYERS[row.name](description, row, [shapes[i] for i in row.sources])
-        except (TypeError, ValueError, IndexError, RuntimeError, ZeroDivisionError) as error:
+        except (TypeError, ValueError, IndexError, RuntimeError, ArithmeticError) as error:
             raise InputError(
-                f"network description: layer {row.index} ({row.name}) with args {list(row.arguments)}: {error}"
+                f"network description: layer {row.index} ({row.name}) with args {printable(str(list(row.arguments)))}: "
+                f"{error}"
             ) from error
         layers.append(module)
     names = [row.name for row in description.rows]
@@ -364,7 +371,7 @@ def _parse_row(index: int, row: Any, before: list[Row]) -> Row:
     sources = source if isinstance(source, Sequence) else [source]
     if not all(isinstance(s, int) and -index - 1 <= s < index for s in sources) or not sources:
         raise InputError(f"network description: layer {index}: from {source!r} is not a layer before it")
-    if not isinstance(number, int) or number < 1:
+    if not isinstance(number, int) or not 1 <= number < LARGEST_NUMBER:
         raise InputError(f"network description: layer {index}: expected a positive number of modules, got {number!r}")
     # -1 relative to layer 0 is the image itself; the same index, -1, stands for it in absolute terms
     absolute = tuple(s if s >= 0 else index + s for s in sources)
@@ -376,7 +383,7 @@ def _parse_row(index: int, row: Any, before: list[Row]) -> Row:
 
 def _positive_integer(mapping: Mapping[str, Any], key: str) -> int:
     value = mapping[key]
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < LARGEST_NUMBER:
         raise InputError(f"network description: {key}: expected a positive integer, got {value!r}")
     return value
 
@@ -389,12 +396,23 @@ def _positive_number(mapping: Mapping[str, Any], key: str) -> float:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST_NUMBER
 
 
 def parameter_count(network: nn.Module) -> int:
     """Number of trainable and frozen parameters (buffers not counted)."""
     return sum(parameter.numel() for parameter in network.parameters())
+
+
+def unmatched(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """A line for each tensor of ``own`` that ``state`` has not, or of another shape."""
+    return [
+        f"{name}: shape {tuple(state[name].shape)} there, {tuple(tensor.shape)} here"
+        if name in state
+        else f"{name}: not there"
+        for name, tensor in own.items()
+        if name not in state or state[name].shape != tensor.shape
+    ]
 
 
 def load_matching(network: nn.Module, state: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
@@ -405,14 +423,7 @@ def load_matching(network: nn.Module, state: Mapping[str, Tensor]) -> tuple[list
     """
     own = network.state_dict()
     matched = [name for name, tensor in own.items() if name in state and state[name].shape == tensor.shape]
-    left = [
-        f"{name}: shape {tuple(state[name].shape)} there, {tuple(own[name].shape)} here"
-        if name in state
-        else f"{name}: not there"
-        for name in own
-        if name not in matched
-    ]
     with torch.no_grad():
         for name in matched:
             own[name].copy_(state[name])
-    return matched, left
+    return matched, unmatched(own, state)

@@ -28,7 +28,7 @@ MAY_IMPORT_MODELS = {
     f"utils.{name}"
     for name in (
         *("engine", "trainer", "balancing", "predict", "runtimes", "checkpoint"),
-        *("exports", "sessions", "agreement"),
+        *("exports", "sessions", "agreement", "starting"),
         *("loss", "optim", "complexity"),  # they need a network's types
     )
 }

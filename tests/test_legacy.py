@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from tests.test_archive import archived
 from tests.test_unpickling import hostile
 from utils import checkpoint
 from utils.config import ROOT, load_yaml
-from utils.legacy import read
+from utils.legacy import main, read
 from utils.log import InputError
 from utils.predict import load
 
@@ -79,7 +80,16 @@ def test_what_the_training_stored_is_kept(tmp_path: Path, tiny_description: dict
 
 @pytest.mark.parametrize(
     ("names", "expected"),
-    [(None, tuple("0123")), (["w", "x", "y", "z"], tuple("wxyz")), ([], tuple("0123")), (["a"], tuple("0123"))],
+    [
+        (None, tuple("0123")),
+        (["w", "x", "y", "z"], tuple("wxyz")),
+        ([], tuple("0123")),
+        (["a"], tuple("0123")),
+        ([1, 2, True, 0.5], ("1", "2", "True", "0.5")),
+        ({0: "a", 2: "c", 1: "b", 3: "d"}, tuple("abcd")),
+        ({0: "a", 2: "c", 3: "b", 4: "d"}, tuple("0123")),
+        (["\x1b[31m", "b", "c", "d"], ("?[31m", "b", "c", "d")),
+    ],
 )
 def test_names_that_are_not_there_are_numbers(
     tmp_path: Path, tiny_description: dict[str, Any], names: Any, expected: tuple[str, ...]
@@ -150,7 +160,7 @@ def test_tensors_alone_can_be_started_from_only(tmp_path: Path, tiny_description
         torch.save(content, path)
         found = read(path)
         assert found.state.keys() == state.keys() and found.names == ("0", "1", "2", "3")
-        with pytest.raises(InputError, match="does not describe its network"):
+        with pytest.raises(InputError, match="holds tensors alone"):
             found.checkpoint()
 
 
@@ -169,18 +179,40 @@ def test_files_without_a_network_are_one_line(tmp_path: Path, content: Any) -> N
         {"backbone": [[-1, 1, "Conv", ["x"]]], "head": [[-1, 1, "Detect", ["nc", "anchors"]]], "anchors": 3,
          "depth_multiple": 1, "width_multiple": 1},
         {"ch": 1},
+        {"depth_multiple": 1e9},
+        {"depth_multiple": 10**400},
+        {"width_multiple": 1e5},
+        {"anchors": 20_000_000},
+        {"backbone": [[-1, 10**9, "C3", [64]]]},
+        {"backbone": [[-1, 1, "\x1b[31mC3\n", [64]]]},
     ],
     ids=str,
 )  # fmt: skip
 def test_a_description_that_makes_no_sense_is_one_line(
     tmp_path: Path, tiny_description: dict[str, Any], yaml: Any
 ) -> None:
-    if yaml == {"ch": 1}:
+    if isinstance(yaml, dict) and len(yaml) == 1:
         yaml = {**tiny_description, **yaml}
     path = pickled(tmp_path / "x.pt", stock(tiny_description), yaml)
     with pytest.raises(InputError, match=r"x\.pt|network description") as caught:
         read(path).checkpoint()
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and "\x1b" not in str(caught.value)
+
+
+def test_classes_of_a_segmentation_network_are_not_its_masks(tmp_path: Path, tiny_description: dict[str, Any]) -> None:
+    """Its head has 32 more outputs an anchor; what fits starts a training."""
+    network: Any = stock({**tiny_description, "nc": 4 + 32})
+    network.model[24].nm = 32
+    assert read(pickled(tmp_path / "seg.pt", network, tiny_description)).names == NAMES
+
+
+def test_names_and_yaml_may_stand_beside_a_bare_averaged_network(
+    tmp_path: Path, tiny_description: dict[str, Any]
+) -> None:
+    plain: Any = stock(tiny_description)
+    plain.yaml, plain.names = tiny_description, list(NAMES)
+    path = pickled(tmp_path / "a.pt", plain, None, None, ema=stock(tiny_description, 1))
+    assert read(path).checkpoint().names == NAMES
 
 
 def test_conversion_gives_a_checkpoint_of_ours_and_overwrites_nothing(tmp_path: Path, golden: Path) -> None:
@@ -195,7 +227,12 @@ def test_conversion_gives_a_checkpoint_of_ours_and_overwrites_nothing(tmp_path: 
     before = new.read_bytes()
     assert "exists already" in fail("utils.legacy", old, new)
     assert new.read_bytes() == before
-    assert "expected OLD.pt NEW.pt, got 1" in fail("utils.legacy", old)
+    with pytest.raises(InputError, match=r"expected OLD\.pt NEW\.pt, got 1"):
+        main(argparse.Namespace(files=[str(old)]))
+    with pytest.raises(InputError, match="is a checkpoint of this program already"):
+        main(argparse.Namespace(files=[str(new), str(tmp_path / "again.pt")]))
+    with pytest.raises(InputError, match="no such folder"):
+        main(argparse.Namespace(files=[str(old), str(tmp_path / "nowhere" / "new.pt")]))
 
 
 def test_val_and_detect_take_it_as_it_is(tmp_path: Path, golden: Path) -> None:

@@ -55,6 +55,9 @@ def set_attribute(find: Callable[[Any], Any], name: str, value: Any) -> Callable
         (set_attribute(lambda n: n.model[11], "mode", "bilinear"), "model.11 (Upsample): mode bilinear there"),
         (set_attribute(lambda n: n.model[2].m[0], "add", False), "model.2.m.0 (Bottleneck): add False there, True"),
         (set_attribute(lambda n: n.model[24], "stride", torch.tensor([4.0, 8.0, 16.0])), "stride [4.0, 8.0"),
+        (set_attribute(lambda n: n.model[0], "act", nn.Identity()), "model.0.act: Identity there, SiLU here"),
+        (set_attribute(lambda n: n.model[0].conv, "bias", nn.Parameter(torch.ones(8))), "model.0.conv (Conv2d): bias"),
+        (set_attribute(lambda n: n.model[2], "gain", nn.Parameter(torch.ones(1))), "model.2 (C3): gain there, nothing"),
         (lambda n: n.model[2].add_module("gate", nn.Sigmoid()), "model.2.gate: Sigmoid there, nothing here"),
         (lambda n: delattr(n.model[9], "m"), "model.9.m: nothing there, MaxPool2d here"),
     ],
@@ -83,12 +86,36 @@ def test_a_forks_attention_may_hold_its_pooling_as_layers(tmp_path: Path) -> Non
     for name, module in (("avg_pool", nn.AdaptiveAvgPool2d(1)), ("sigmoid", nn.Sigmoid())):
         attention.channel_attention.add_module(name, module)
     assert differences(record_of(tmp_path, fork), ours) == []
+    attention.channel_attention.relu = nn.SiLU()  # type: ignore[assignment]
+    assert differences(record_of(tmp_path, fork), ours) == ["0.channel_attention.relu: SiLU there, ReLU here"]
+    attention.channel_attention.relu = nn.ReLU()
     attention.channel_attention.add_module("act", nn.SiLU())
     assert differences(record_of(tmp_path, fork), ours) == ["0.channel_attention.act: SiLU there, nothing here"]
 
 
-def test_a_module_that_contains_itself_has_an_end() -> None:
+@pytest.mark.parametrize("children", [1, 300])
+def test_a_module_that_contains_itself_has_an_end(children: int) -> None:
     endless = Record("models.yolo.Model")
-    endless.state = {"_modules": {"a": endless}}
+    endless.state = {"_modules": {str(number): endless for number in range(children)}}
     with pytest.raises(RefusedError, match="without end"):
         state_of(endless)
+
+
+@pytest.mark.parametrize("key", ["", "a.b", "a" * 201, "a\n", "\x1b[31m", 5, None], ids=repr)
+def test_names_that_torch_does_not_allow_are_refused(key: Any) -> None:
+    for state in ({"_modules": {key: Record("a.B")}}, {"_buffers": {key: torch.ones(1)}}):
+        with pytest.raises(RefusedError, match="no name"):
+            state_of(Record("models.yolo.Model", state=state))
+
+
+def test_a_tensor_of_many_names_is_copied_once() -> None:
+    tensor = torch.ones(3).half()
+    state = state_of(Record("a.B", state={"_buffers": {str(number): tensor for number in range(9)}}))
+    assert len(state) == 9 and len({id(one) for one in state.values()}) == 1
+
+
+def test_statistics_that_were_shared_between_gpus_are_the_same_in_evaluation(
+    tmp_path: Path, tiny_description: dict[str, Any]
+) -> None:
+    network = nn.SyncBatchNorm.convert_sync_batchnorm(stock(tiny_description))
+    assert differences(record_of(tmp_path, network), Network(tiny_description)) == []

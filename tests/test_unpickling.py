@@ -31,7 +31,7 @@ class Slotted:
     "value",
     [
         None, True, -1, 300, 2**40, -(2**70), 1.5, "text", "ä\n€", b"bytes", [], [1, [2]], (), (1,), (1, 2), (1, 2, 3),
-        (1, 2, 3, 4), {}, {"a": 1, 2: [None], (1, "b"): 0.5}, [{"x": ()}] * 3,
+        (1, 2, 3, 4), {}, {"a": 1, 2: [None], None: 0.5, b"b": ()}, [{"x": ()}] * 3,
     ],
     ids=str,
 )  # fmt: skip
@@ -173,7 +173,11 @@ def test_an_object_of_a_hostile_class_is_inert(tmp_path: Path) -> None:
         (b"\x80\x02K\x01)\x81.", "no class"),
         (b"\x80\x04K\x01K\x02\x93.", "no text"),
         (b"cmodels\nA\nK\x01R.", "no function"),
-        (b"}]K\x01s.", "neither text nor number"),
+        (b"}]K\x01s.", "neither text nor a small number"),
+        (b"}I4294967296\nK\x01s.", "neither text nor a small number"),
+        (b"K\x01p99999999999999999999\n.", "beyond all bounds"),
+        (b"cmodels\n\x1b[31mA\n.", "no name"),
+        (b"c" + b"m" * 300 + b"\nA\n.", "no name"),
         (b"I99999999999999999999x\n.", "damaged"),
         (b"\x8a\xff\x00.", "damaged"),
         (b"X\xff\xff\xff\x7fa.", "damaged"),
@@ -199,8 +203,22 @@ def test_a_pickle_larger_than_any_checkpoints_is_refused_unread() -> None:
 
 def test_keys_that_take_forever_to_hash_are_refused() -> None:
     doubled = b")" + b"q\x00h\x00\x86" * 200  # a pair of itself, 200 times: 2 ** 200 steps to hash
-    with pytest.raises(RefusedError, match="neither text nor number"):
+    with pytest.raises(RefusedError, match="neither text nor a small number"):
         unpickle(b"}" + doubled + b"K\x01s.")
+
+
+def test_what_doubles_with_each_call_has_an_end() -> None:
+    """Forty doublings: a terabyte."""
+    stand_ins = {"pathlib.PosixPath": lambda *parts: "/".join(parts)}
+    doubling = b"X\x01\x00\x00\x00a" + b"q\x000cpathlib\nPosixPath\nh\x00h\x00\x86R" * 40 + b"."
+    with pytest.raises(RefusedError, match="grows beyond all bounds"):
+        unpickle(doubling, stand_ins)
+
+
+def test_copies_of_one_large_state_have_an_end() -> None:
+    large = b"}q\x00(" + b"".join(b"J" + struct.pack("<i", n) + b"N" for n in range(100_000)) + b"u0"
+    with pytest.raises(RefusedError, match="grows beyond all bounds"):
+        unpickle(b"\x80\x02" + large + b"](" + b"cmodels\nA\n)\x81h\x00b" * 500 + b"e.")
 
 
 def test_depth_is_no_danger() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import mmap
+import os
 import struct
 import zipfile
 import zlib
@@ -20,6 +22,8 @@ from utils.log import InputError
 from utils.unpickling import Global, Record, RefusedError, StandIn, new_record, unpickle
 
 LARGEST = 8 * 2**30  # bytes of a file
+LARGEST_SIDE = 2**31  # of a tensor
+LARGEST_SETTING = 1000  # numbers of a tensor or array among settings
 OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # of torch.save before 1.6: the pickle of its magic number
 ZIP, END_OF_ZIP = b"PK\x03\x04", b"PK\x05\x06"
 LAST = 66_000  # bytes, among which the end of a zip archive is found
@@ -43,32 +47,26 @@ class _Storage:
     numbers: Tensor  # (n,)
 
 
-def check_archive(path: Path) -> None:
-    """Look at the entries of a file of ``torch.save``, before anything reads what is in them.
-
-    Raises:
-        InputError: absent, larger than any checkpoint, cut off, not such a file, or one that would grow in memory.
-    """
-    with _opened(path):
-        pass
-
-
 def is_archive(path: Path) -> bool:
     """Whether a file begins as those of today's ``torch.save`` do; it may be damaged all the same."""
     with path.open("rb") as file:
         return file.read(len(ZIP)) == ZIP
 
 
-def read_archive(path: Path) -> Any:
+def read_archive(path: Path, mapped: bool = False) -> Any:
     """What ``torch.save`` wrote, as data; see :func:`utils.unpickling.unpickle` for what may come.
 
     Tensors are on the CPU, in the type they have in the file. What numpy holds becomes numbers and lists.
+
+    Args:
+        mapped: leave tensors in the file until they are used, and their checksums unchecked, which saves time where
+            few of many are.
 
     Raises:
         InputError: absent, larger than any checkpoint, cut off, not such a file, or it asks for something to be run.
     """
     with _opened(path) as archive:
-        return _read(archive)
+        return _read(archive, path if mapped and os.name != "nt" else None)  # Windows cannot replace a mapped file
 
 
 @contextlib.contextmanager
@@ -119,7 +117,7 @@ def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
         )
 
 
-def _read(archive: zipfile.ZipFile) -> Any:
+def _read(archive: zipfile.ZipFile, mapped: Path | None) -> Any:
     entries = {entry.filename for entry in archive.infolist()}
     pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
@@ -131,6 +129,7 @@ def _read(archive: zipfile.ZipFile) -> Any:
     if order.strip() != b"little":
         raise RefusedError(f"expected numbers in little-endian order, got {order[:20]!r}")
     storages: dict[str, _Storage] = {}
+    view = None if mapped is None else _MappedEntries(mapped, archive)
 
     def storage(identity: Any) -> _Storage:
         kind, dtype, key, count = _storage_words(identity)
@@ -138,13 +137,35 @@ def _read(archive: zipfile.ZipFile) -> Any:
             name = f"{folder}data/{key}"
             if name not in entries:
                 raise RefusedError(f"its tensor data {key[:40]!r} are missing")
-            storages[key] = _Storage(_numbers(archive.read(name), dtype))
+            storages[key] = _Storage(_numbers(archive.read(name), dtype) if view is None else view(name, dtype))
         found = storages[key]
         if found.numbers.dtype != dtype or len(found.numbers) < count:
             raise RefusedError(f"its tensor data {key[:40]!r} are not the {count} {kind} that they should be")
         return found
 
     return unpickle(archive.read(pickles[0]), STAND_INS, storage)
+
+
+class _MappedEntries:
+    """Numbers that stay in their file: entries are stored as they are, so that each is a piece of it."""
+
+    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
+        with path.open("rb") as file:
+            self._content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # changes stay in memory
+        self._entries = {entry.filename: entry for entry in archive.infolist()}
+
+    def __call__(self, name: str, dtype: torch.dtype) -> Tensor:
+        entry = self._entries[name]
+        header = self._content[entry.header_offset : entry.header_offset + 30]  # two lengths end it
+        start = entry.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
+        count = entry.file_size // dtype.itemsize
+        if start + entry.file_size > len(self._content):
+            raise RefusedError("its entries are out of place")
+        return (
+            torch.frombuffer(self._content, dtype=dtype, count=count, offset=start)
+            if count
+            else torch.empty(0, dtype=dtype)
+        )
 
 
 def _storage_words(identity: Any) -> tuple[str, torch.dtype, str, int]:
@@ -165,13 +186,16 @@ def _numbers(data: bytes, dtype: torch.dtype) -> Tensor:
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
     """A view of a storage, if it lies wholly inside and no number serves twice, as in every saved weight."""
-    numbers = [offset, *size, *stride]
-    if not isinstance(storage, _Storage) or len(size) != len(stride) or len(size) > 8:
+    lists = isinstance(size, (tuple, list)) and isinstance(stride, (tuple, list)) and len(size) == len(stride) <= 8
+    if not isinstance(storage, _Storage) or not lists:
         raise RefusedError("it has a tensor without data of its own")
-    if not all(type(number) is int and 0 <= number < 2**40 for number in numbers):
+    numbers = [offset, *size, *stride]
+    if not all(type(number) is int and 0 <= number < LARGEST_SIDE for number in numbers):
         raise RefusedError("it has a tensor of impossible shape")
     count = math.prod(size)
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True)) if count else -1
+    if not count and max(size) > 2**16:
+        raise RefusedError(f"it has a tensor of impossible shape, {tuple(size)}")
     if count > len(storage.numbers) or last >= len(storage.numbers):
         raise RefusedError(f"it has a tensor of shape {tuple(size)}, larger than its data")
     return storage.numbers.as_strided(size, stride, offset) if count else storage.numbers.new_empty(size)
@@ -209,7 +233,11 @@ def _encoded(text: Any, *_: Any) -> bytes:
 
 
 def _joined(*parts: Any) -> str:
-    return "/".join(str(part) for part in parts if isinstance(part, str)).replace("//", "/")
+    return "/".join(part for part in parts if isinstance(part, str)).replace("//", "/")
+
+
+def _nothing(*_: Any) -> None:
+    return None
 
 
 def _first(*values: Any) -> Any:
@@ -227,6 +255,15 @@ def _list(values: Any = ()) -> list[Any]:
     return list(values) if isinstance(values, (list, tuple)) else []
 
 
+def _device(*words: Any) -> str:
+    return ":".join(str(word) for word in words if isinstance(word, str) or type(word) is int)
+
+
+def _dictionary(*arguments: Any) -> dict[Any, Any]:
+    """A dict with a default, or of counts."""
+    return dict(arguments[-1]) if arguments and isinstance(arguments[-1], dict) else {}
+
+
 TENSORS: Mapping[str, StandIn] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
@@ -236,9 +273,15 @@ TENSORS: Mapping[str, StandIn] = {
 STAND_INS: Mapping[str, StandIn] = {
     **TENSORS,
     "torch._tensor._rebuild_from_type_v2": _from_type,
-    "torch.Size": lambda values=(): tuple(values),
-    "torch.device": lambda *words: ":".join(str(word) for word in words),
+    "torch.Size": lambda values=(): tuple(_list(values)),
+    "torch.device": _device,
     "collections.OrderedDict": _pairs,
+    **dict.fromkeys(("collections.defaultdict", "collections.Counter"), _dictionary),
+    # of no use here, but on the way to what is
+    **dict.fromkeys(
+        ("datetime.datetime", "datetime.date", "torchvision.transforms.functional.InterpolationMode"), _nothing
+    ),
+    "builtins.bytes": lambda *_: b"",  # how no bytes at all are written
     "builtins.set": _list,
     "builtins.frozenset": _list,
     "copyreg._reconstructor": lambda kind, base, state: new_record(kind, ()),
@@ -251,7 +294,7 @@ STAND_INS: Mapping[str, StandIn] = {
 }
 
 
-def plain(value: Any, budget: int = 100_000) -> Any:
+def plain(value: Any, budget: int = 1_000_000) -> Any:
     """A value without records: dicts, lists, numbers and text alone; what is none of these becomes None.
 
     Args:
@@ -268,15 +311,19 @@ def _plain(value: Any, left: list[int], depth: int) -> Any:
     left[0] -= 1
     if left[0] < 0 or depth > 50:
         raise RefusedError("its settings have no end")
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return None
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Tensor):
-        return value.tolist() if value.numel() <= 1000 else None
+        left[0] -= value.numel()
+        return value.tolist() if 0 < value.numel() <= LARGEST_SETTING else None
     if isinstance(value, dict):
         return {key: _plain(item, left, depth + 1) for key, item in value.items() if isinstance(key, (str, int))}
     if isinstance(value, (list, tuple)):
         return [_plain(item, left, depth + 1) for item in value]
     if isinstance(value, Record):
+        left[0] -= LARGEST_SETTING
         return _plain(value.state, left, depth + 1) if value.kind.endswith(".Namespace") else _array_values(value)
     return None
 
@@ -288,6 +335,10 @@ def _array_values(record: Record) -> Any:
         return None
     _, shape, dtype, fortran, data = state
     word = dtype.arguments[0] if isinstance(dtype, Record) and dtype.arguments else dtype
-    if not (isinstance(word, str) and word[:1] in NUMPY_KINDS and isinstance(data, bytes) and len(data) <= 8000):
+    small = isinstance(data, bytes) and 0 < len(data) <= 8 * LARGEST_SETTING
+    if not (small and isinstance(word, str) and word[:1] in NUMPY_KINDS):
         return None
-    return np.frombuffer(data, np.dtype(word)).reshape(shape, order="F" if fortran else "C").tolist()
+    try:
+        return np.frombuffer(data, np.dtype(word)).reshape(shape, order="F" if fortran else "C").tolist()
+    except (TypeError, ValueError):  # of another size than its shape, or of a type that numpy does not know
+        return None

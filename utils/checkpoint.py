@@ -7,9 +7,7 @@ of balancer and random numbers beside ``ema``, the averaged weights that are val
 from __future__ import annotations
 
 import io
-import os
-import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -18,11 +16,11 @@ import torch
 from torch import Tensor
 
 from models.dual import PARTS, AnyNetwork, build_network, part_of
-from models.yolo import LAYERS, load_matching
-from utils.archive import check_archive
+from models.yolo import LAYERS, unmatched
+from utils.archive import read_archive
 from utils.config import Hyperparameters, hyperparameters_from
 from utils.files import write_whole
-from utils.log import InputError
+from utils.log import InputError, printable
 
 FORMAT = 1
 REQUIRED = ("format", "description", "names", "view_names", "image_size", "rect", "hyp", "epoch", "ema")
@@ -30,7 +28,7 @@ ONLY_FOR_TRAINING = ("network", "optimizer", "balancer", "random", "random_gpu",
 
 
 class NotOursError(InputError):
-    """A file of torch's that this program did not write; it may be YOLOv5's."""
+    """A whole file of torch's that this program did not write; it may be YOLOv5's."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +65,17 @@ class Checkpoint(Trained):
 
     def build(self) -> AnyNetwork:
         """The network with the averaged weights, in training mode."""
-        network = build_network(self.content["description"])
-        _, left = load_matching(network, self.content["ema"])
+        try:
+            with torch.device("meta"):  # shapes without numbers: a description may ask for any size
+                network = build_network(self.content["description"])
+        except (TypeError, AttributeError, LookupError, ValueError, OverflowError) as error:
+            raise InputError(f"{self.path}: description: expected a network's, got one that makes no sense") from error
+        own, state = network.state_dict(), self.content["ema"]
+        left = unmatched(own, state)
         if left:
             raise InputError(f"{self.path}: its weights do not fit its own network: {left[0]}")
+        # copies, so that training the network leaves the content as it was read
+        network.load_state_dict({name: state[name].to(own[name].dtype, copy=True) for name in own}, assign=True)
         return network
 
     def part(self, name: str) -> dict[str, Tensor]:
@@ -114,8 +119,8 @@ def check_boxes(found: Trained) -> None:
 def unknown_layers(description: Mapping[str, Any]) -> list[str]:
     """Names of layers in a network yaml that are not among :data:`models.yolo.LAYERS`, with where they stand."""
     rows = [row for part in ("backbone", "head") for row in description[part]]
-    names = [row[2] if isinstance(row, list) and len(row) > 2 else row for row in rows]
-    return [f"{name} (layer {index})" for index, name in enumerate(names) if str(name) not in LAYERS]
+    names = [str(row[2]) if isinstance(row, list) and len(row) > 2 else "?" for row in rows]
+    return [f"{printable(name)} (layer {index})" for index, name in enumerate(names) if name not in LAYERS]
 
 
 def one_checkpoint(weights: str | Sequence[str]) -> Path:
@@ -169,28 +174,20 @@ def read(path: Path, mapped: bool = False) -> Checkpoint:
     """Read and check a checkpoint; nothing in it is executed.
 
     Args:
-        mapped: leave tensors in the file until they are used, which saves time where few of many are.
+        mapped: see :func:`utils.archive.read_archive`.
 
     Raises:
-        InputError: absent, cut off, or not one of ours.
+        NotOursError: whole, but not one of ours.
+        InputError: absent, cut off, damaged, or it asks for something to be run.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint")
-    check_archive(path)
-    try:
-        content = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=mapped and os.name != "nt"
-        )  # Windows cannot replace a mapped file
-    except pickle.UnpicklingError as error:
-        raise NotOursError(
-            f"{path}: expected a checkpoint of this train.py, got a file that holds program objects, as YOLOv5's own do"
-        ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: expected a checkpoint, got a file that cannot be read: {error}") from error
+    content = read_archive(path, mapped)
     if not isinstance(content, dict) or any(key not in content for key in REQUIRED):
-        raise NotOursError(f"{path}: expected a checkpoint of train.py, with {', '.join(REQUIRED)}")
-    if content["format"] != FORMAT:
-        raise InputError(f"{path}: expected checkpoint format {FORMAT}, got {content['format']!r}")
+        raise NotOursError(f"{path}: expected a checkpoint of this train.py, with {', '.join(REQUIRED)}")
+    if content["format"] != FORMAT or type(content["format"]) is not int:
+        raise InputError(f"{path}: expected checkpoint format {FORMAT}, got {str(content['format'])[:40]!r}")
+    for key, (is_right, words) in _KINDS.items():
+        if not is_right(content[key]):
+            raise InputError(f"{path}: {key}: expected {words}, got {type(content[key]).__name__}")
     return Checkpoint(
         path=path,
         content=content,
@@ -200,3 +197,23 @@ def read(path: Path, mapped: bool = False) -> Checkpoint:
         rect=content["rect"],
         hyp=hyperparameters_from(content["hyp"], path),
     )
+
+
+def _are_words(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(word, str) for word in value)
+
+
+def _are_tensors(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(tensor, Tensor) for tensor in value.values())
+
+
+_KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "description": (lambda value: isinstance(value, dict), "a network's description"),
+    "names": (_are_words, "a list of words"),
+    "view_names": (_are_words, "a list of words"),
+    "image_size": (lambda value: type(value) is int and 0 < value < 2**16, "a number of pixels"),
+    "rect": (lambda value: isinstance(value, bool), "true or false"),
+    "hyp": (lambda value: isinstance(value, dict), "hyperparameters by name"),
+    "epoch": (lambda value: type(value) is int, "a number"),
+    "ema": (_are_tensors, "tensors by name"),
+}

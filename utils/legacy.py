@@ -17,11 +17,11 @@ from torch import Tensor
 
 from utils import checkpoint
 from utils.archive import plain, read_archive
-from utils.checkpoint import FORMAT, Checkpoint, Trained, unknown_layers
+from utils.checkpoint import FORMAT, Checkpoint, NotOursError, Trained, unknown_layers
 from utils.config import ROOT, hyperparameters_from, load_yaml
 from utils.flags import COMMON, parse
-from utils.log import LOGGER, InputError, run_script
-from utils.module_records import differences, state_of
+from utils.log import LOGGER, InputError, printable, run_script
+from utils.module_records import differences, modules, state_of
 from utils.unpickling import Record, RefusedError
 
 HYP = ROOT / "hyp" / "detection_only.yaml"  # for what a checkpoint does not say
@@ -54,7 +54,7 @@ class Legacy(Trained):
         """
         description = self.content.get("description")
         if self.network is None or description is None:
-            raise InputError(f"{self.path}: it does not describe its network; its weights can only start a training")
+            raise InputError(f"{self.path}: it {_missing(self.network)}; train.py --weights takes what fits of it")
         unknown = unknown_layers(description)
         if unknown:
             raise InputError(
@@ -67,7 +67,7 @@ class Legacy(Trained):
         other = differences(self.network, network)
         if other:
             more = f" (and {len(other) - 1} more)" if len(other) > 1 else ""
-            raise InputError(f"{self.path}: its network is built otherwise than ours: {other[0]}{more}")
+            raise InputError(f"{self.path}: its network is built otherwise than ours: {printable(other[0], 200)}{more}")
         own = network.state_dict()  # all of it is in the file, or build() had failed
         LOGGER.info("%s: a checkpoint of YOLOv5: %d of %d tensors matched", self.path, len(own), len(own))
         unused = [name for name in self.state if name not in own]
@@ -87,10 +87,16 @@ def read(path: Path) -> Legacy:
         return _interpreted(path, content)
     except RefusedError as error:
         raise InputError(f"{path}: not read: {error}") from error
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
+        reason = printable(f"{type(error).__name__}: {error}")
+        raise InputError(f"{path}: expected a checkpoint of YOLOv5, got one that makes no sense: {reason}") from error
 
 
 def _interpreted(path: Path, content: Any) -> Legacy:
     network, state = _weights(content)
+    if network is not None and isinstance(content, dict) and isinstance(content.get("model"), Record):
+        for key in ("yaml", "names"):  # some averaged networks are bare
+            network.state.setdefault(key, content["model"].get(key))
     if not state:
         raise InputError(f"{path}: expected a checkpoint of YOLOv5, got a file without a network's tensors")
     fields = content if isinstance(content, dict) else {}
@@ -136,22 +142,29 @@ def _names(
 ) -> tuple[str, ...]:
     """Class names in their order; numbers where the file has none."""
     found = plain(network.get("names") if network else None) or plain(fields.get("names"))
-    if isinstance(found, dict):
-        found = [found[key] for key in sorted(found, key=lambda key: int(key) if str(key).isdecimal() else 0)]
-    count = _classes(state)
-    if isinstance(found, list) and found and all(isinstance(name, str) for name in found):
-        if len(found) == count or not count:
-            return tuple(found)
-        LOGGER.warning("%s: its %d class names are not those of its %d classes: numbers it is", path, len(found), count)
+    if isinstance(found, dict) and sorted(map(str, found)) == sorted(map(str, range(len(found)))):
+        found = [value for _, value in sorted(found.items(), key=lambda item: int(item[0]))]
+    count = _classes(state, network)
+    fits = isinstance(found, list) and len(found) == (count or len(found))
+    if fits and all(isinstance(name, (str, int, float)) for name in found):
+        return tuple(printable(str(name)) for name in found)
+    if found:
+        LOGGER.warning("%s: its class names are not those of its %d classes, which are called by number", path, count)
     return tuple(str(number) for number in range(count))
 
 
-def _classes(state: Mapping[str, Tensor]) -> int:
-    """Classes of the Detect layer, from the shapes of its anchors (nl, na, 2) and outputs na * (5 + nc)."""
+def _classes(state: Mapping[str, Tensor], network: Record | None) -> int:
+    """Classes of the Detect layer, from the shapes of its anchors (nl, na, 2) and outputs na * (5 + nc + nm).
+
+    The nm coefficients of masks are those of a segmentation network's head.
+    """
     for key, anchors in state.items():
-        outputs = state.get(f"{key.removesuffix('.anchors')}.m.0.weight")
-        if key.endswith(".anchors") and outputs is not None and anchors.ndim == 3 and anchors.shape[1]:
-            return max(outputs.shape[0] // anchors.shape[1] - 5, 0)
+        head = key.removesuffix(".anchors")
+        outputs = state.get(f"{head}.m.0.weight")
+        if head != key and outputs is not None and outputs.ndim and anchors.ndim == 3 and anchors.shape[1]:
+            records = dict(modules(network)) if network else {}
+            masks = records[head].get("nm", 0) if head in records else 0
+            return max(outputs.shape[0] // anchors.shape[1] - 5 - (masks if type(masks) is int else 0), 0)
     return 0
 
 
@@ -186,6 +199,16 @@ def _description(network: Record, state: Mapping[str, Tensor], classes: int) -> 
     return description
 
 
+def _missing(network: Record | None) -> str:
+    """Why a network cannot be built again, in words."""
+    if network is None:
+        return "holds tensors alone, without what network they are of"
+    found = plain(network.get("yaml"))
+    if isinstance(found, dict) and found.get("ch", 3) != 3:
+        return f"takes frames of {printable(str(found['ch']))} channels, not of 3"
+    return "does not describe its network by a yaml"
+
+
 def _cbam_arguments(index: int, state: Mapping[str, Tensor]) -> list[Any] | None:
     """Channels (as they come), kernel and reduction of a fork's CBAM layer, from its weights' shapes."""
     for start in (f"model.{index}.", f"model.{index}.0."):
@@ -205,7 +228,11 @@ def main(options: argparse.Namespace) -> Path:
         raise InputError(f"{new}: exists already; nothing is overwritten")
     if not new.parent.is_dir():
         raise InputError(f"{new.parent}: no such folder")
-    found = read(old).checkpoint()
+    try:
+        checkpoint.read(old)
+        raise InputError(f"{old}: is a checkpoint of this program already")
+    except NotOursError:
+        found = read(old).checkpoint()
     checkpoint.save(new, found.content)
     print(f"{new}: {len(found.names)} classes ({', '.join(found.names)}), {found.image_size} pixels")
     return new

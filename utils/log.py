@@ -100,6 +100,12 @@ def run_script(main: Callable[[argparse.Namespace], object], options: argparse.N
     return 0
 
 
+def printable(text: str, longest: int = 80) -> str:
+    """A name out of a file, for a message: of limited length, what a terminal would obey replaced."""
+    shown = "".join(character if character.isprintable() else "?" for character in text[: longest + 1])
+    return shown if len(shown) <= longest else f"{shown[: longest - 3]}..."
+
+
 def one_line(error: BaseException) -> str:
     """An exception's message on a single line; ``OSError`` as ``FILE: reason``."""
     if isinstance(error, OSError) and error.strerror:

@@ -12,9 +12,14 @@ from utils.archive import plain
 from utils.unpickling import Record, RefusedError
 
 MOST_MODULES = 20_000  # the largest YOLOv5 has about 900
-# in evaluation these leave what passes them as it is, or are written as functions here
+DEEPEST = 50
+LONGEST = 200  # characters of a name
+# in evaluation these leave what passes them as it is
 WITHOUT_EFFECT = {"Identity", "Dropout", "Dropout2d"}
-CONTAINERS = {"Sequential", "ModuleList"}  # of the same modules, in the same order
+# pairs that compute the same in evaluation: of the same modules in the same order; of the same statistics
+ALIKE = ({"Sequential", "ModuleList"}, {"SyncBatchNorm", "BatchNorm2d"})
+PARTS_OF_ATTENTION = {"ChannelAttention", "SpatialAttention"}  # forks name these classes as they like
+# which CBAM writes as functions here, and most forks as modules
 IN_ATTENTION = {"AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "Sigmoid", "ReLU"}
 # of each kind of layer, the attributes that its figures depend on beside its weights
 ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
@@ -35,55 +40,81 @@ def modules(root: Record) -> Iterator[tuple[str, Record]]:
     Raises:
         RefusedError: more than any network has, as where a module contains itself.
     """
-    waiting = [("", root)]
-    for _ in range(MOST_MODULES):
-        if not waiting:
-            return
+    waiting, seen = [("", root)], 1
+    while waiting:
         name, record = waiting.pop()
         yield name, record
-        children = _mapping(record, "_modules")
-        inside = [(f"{name}.{key}" if name else key, child) for key, child in children.items()]
-        waiting += [(key, child) for key, child in reversed(inside) if isinstance(child, Record)]
-    raise RefusedError(f"expected a network of at most {MOST_MODULES:,} modules, got one without end")
+        children = [(key, child) for key, child in _mapping(record, "_modules").items() if isinstance(child, Record)]
+        seen += len(children)
+        if seen > MOST_MODULES or name.count(".") > DEEPEST:
+            raise RefusedError(f"expected a network of at most {MOST_MODULES:,} modules, got one without end")
+        waiting += [(f"{name}.{checked(key)}" if name else checked(key), child) for key, child in reversed(children)]
+
+
+def checked(key: Any) -> str:
+    """The name of a module, a parameter or a buffer, as torch allows them.
+
+    Raises:
+        RefusedError: it is none.
+    """
+    if not isinstance(key, str) or not 0 < len(key) <= LONGEST or "." in key or not key.isprintable():
+        raise RefusedError("it has a module or a tensor under something that is no name")
+    return key
 
 
 def state_of(root: Record) -> dict[str, Tensor]:
     """The tensors of a network by their state names, floating-point ones in fp32."""
     state: dict[str, Tensor] = {}
+    copies: dict[int, Tensor] = {}  # one a tensor, however often it is named
     for name, record in modules(root):
-        left_out = record.get("_non_persistent_buffers_set")
+        names = record.get("_non_persistent_buffers_set")
+        left_out = {key for key in names if isinstance(key, str)} if isinstance(names, list) else set()
         for group in ("_parameters", "_buffers"):
             for key, tensor in _mapping(record, group).items():
-                kept = group == "_parameters" or not isinstance(left_out, list) or key not in left_out
-                if isinstance(tensor, Tensor) and kept:
-                    full = f"{name}.{key}" if name else key
-                    state[full] = tensor.float() if tensor.is_floating_point() else tensor
+                if isinstance(tensor, Tensor) and (group == "_parameters" or key not in left_out):
+                    full = f"{name}.{checked(key)}" if name else checked(key)
+                    if id(tensor) not in copies:
+                        copies[id(tensor)] = tensor.float() if tensor.is_floating_point() else tensor
+                    state[full] = copies[id(tensor)]
     return state
 
 
 def differences(root: Record, network: nn.Module) -> list[str]:
-    """A line for each layer that the pickled network has otherwise than ours, by kind or by attribute.
+    """A line for each layer that the pickled network has otherwise than ours, by kind, by attribute or by weight.
 
     What a class of the same name does in its own code cannot be seen.
     """
-    ours = dict(network.named_modules())
-    theirs = dict(modules(root))
-    found = []
+    ours, theirs = dict(network.named_modules()), dict(modules(root))
+    attention = tuple(f"{name}." for name, module in ours.items() if type(module).__name__ == "CBAM")
+    found: list[str] = []
     for name, record in theirs.items():
         kind = short(record)
-        if not name or kind in WITHOUT_EFFECT:
-            continue
-        if name not in ours:
-            if not _in_attention(name, ours) or kind not in IN_ATTENTION:
-                found.append(f"{name}: {kind} there, nothing here")
-            continue
-        own = type(ours[name]).__name__
-        if own != kind and not {own, kind} <= CONTAINERS and not _in_attention(name, ours):
-            found.append(f"{name}: {kind} there, {own} here")
-            continue
-        found += [f"{name} ({kind}): {line}" for line in _other_attributes(record, ours[name])]
-    missing = [name for name in ours if name and name not in theirs and not _in_attention(name, ours)]
+        harmless = WITHOUT_EFFECT | (IN_ATTENTION if name.startswith(attention) else set())
+        if name in ours:
+            found += _other_layer(name, record, ours[name])
+        elif kind not in harmless or any(
+            isinstance(tensor, Tensor) for tensor in _mapping(record, "_parameters").values()
+        ):
+            found.append(f"{name}: {kind} there, nothing here")
+    missing = [name for name in ours if name not in theirs and not name.startswith(attention)]
     return found + [f"{name}: nothing there, {type(ours[name]).__name__} here" for name in missing]
+
+
+def _other_layer(name: str, record: Record, module: nn.Module) -> Iterator[str]:
+    """How a layer differs from ours of the same name."""
+    kind, own = short(record), type(module).__name__
+    if name and kind != own and {kind, own} not in ALIKE and own not in PARTS_OF_ATTENTION:
+        yield f"{name}: {kind} there, {own} here"
+        return
+    for key, tensor in _mapping(record, "_parameters").items():
+        if isinstance(tensor, Tensor) and getattr(module, str(key), None) is None:
+            yield f"{name} ({kind}): {key} there, nothing here"
+    for attribute in ATTRIBUTES.get(own, ()):
+        if attribute in _mapping(record):
+            there = _comparable(record.get(attribute))
+            here = _comparable(getattr(module, OURS.get((own, attribute), attribute)))
+            if there != here:
+                yield f"{name} ({kind}): {attribute} {there} there, {here} here"
 
 
 def short(record: Record) -> str:
@@ -91,25 +122,8 @@ def short(record: Record) -> str:
     return record.kind.rpartition(".")[2]
 
 
-def _in_attention(name: str, ours: Mapping[str, nn.Module]) -> bool:
-    """Whether a module lies inside a CBAM, whose parts forks name differently."""
-    parts = name.split(".")
-    return any(type(ours.get(".".join(parts[:length]))).__name__ == "CBAM" for length in range(1, len(parts)))
-
-
-def _other_attributes(record: Record, module: nn.Module) -> Iterator[str]:
-    kind = type(module).__name__
-    for attribute in ATTRIBUTES.get(kind, ()):
-        if attribute not in _mapping(record):
-            continue
-        own = OURS.get((kind, attribute), attribute)
-        there, here = _comparable(record.get(attribute)), _comparable(getattr(module, own))
-        if there != here:
-            yield f"{attribute} {there} there, {here} here"
-
-
 def _comparable(value: Any) -> Any:
-    """Numbers alone or in a list of several; a pair of equal ones is one number, and 2.0 is 2."""
+    """Numbers alone, or in a list of several that differ; 2.0 is 2."""
     value = plain(value.to(torch.float64) if isinstance(value, Tensor) else value)
     if isinstance(value, list) and value and all(item == value[0] for item in value):
         value = value[0]

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from models.yolo import load_matching
 from utils import checkpoint, legacy
-from utils.checkpoint import Checkpoint, NotOursError, load_matching
+from utils.checkpoint import Checkpoint, NotOursError
 from utils.legacy import Legacy
 from utils.log import LOGGER, InputError
 from utils.releases import locate

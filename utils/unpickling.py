@@ -14,8 +14,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 LARGEST = 8 * 2**20  # bytes of a pickle; tensors are not part of it, and the largest networks' are a tenth of this
-# classes of the standard library that are mere holders of attributes; any other name from there is refused unasked
-HARMLESS = {"argparse.Namespace", "types.SimpleNamespace", "builtins.object"}
+ALLOWANCE = 10_000_000  # parts and characters that stand-ins may be handed in all: each may copy what it is handed
+LARGEST_KEY = 2**31  # of a number that is a key: larger ones can be made to collide, which takes forever
+LONGEST_NAME = 200  # characters of a class's full name
+# classes of the standard library that only hold something; any other name from there is refused unasked
+HARMLESS = {
+    "argparse.Namespace", "types.SimpleNamespace",
+    *(f"builtins.{kind}" for kind in ("object", "bool", "int", "float", "str", "list", "tuple", "dict")),
+}  # fmt: skip
 PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 STANDARD_LIBRARY = {*sys.stdlib_module_names, "nt", "posix"}  # the same names on every system
 
@@ -68,6 +74,7 @@ class _Machine:
         self._stand_ins, self._persistent = stand_ins, persistent
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
+        self._left = ALLOWANCE
 
     def run(self, data: bytes) -> Any:
         for opcode, argument, _ in pickletools.genops(data):
@@ -115,14 +122,16 @@ class _Machine:
     def duplicate(self, _: None) -> None:
         self._stack.append(self._top())
 
-    def put(self, place: Any) -> None:
-        self._memo[int(place)] = self._top()
+    def put(self, place: int) -> None:
+        if not 0 <= place < 2 * LARGEST_KEY:
+            raise RefusedError("it numbers its parts beyond all bounds")
+        self._memo[place] = self._top()
 
     def memoize(self, _: None) -> None:
         self._memo[len(self._memo)] = self._top()
 
-    def get(self, place: Any) -> None:
-        self._stack.append(self._memo[int(place)])
+    def get(self, place: int) -> None:
+        self._stack.append(self._memo[place])
 
     def tuple_of(self, length: int) -> None:
         values = [self._take() for _ in range(length)]
@@ -168,6 +177,8 @@ class _Machine:
     def _global(self, module: str, name: str) -> Global:
         module = PYTHON_2.get(module, module)
         full = f"{module}.{name}"
+        if len(full) > LONGEST_NAME or not full.isprintable():
+            raise RefusedError("it names a class by something that is no name")
         if module.partition(".")[0] in STANDARD_LIBRARY and full not in self._stand_ins and full not in HARMLESS:
             raise RefusedError(f"it asks for {full}, which a checkpoint does not need")
         return Global(full)
@@ -190,7 +201,14 @@ class _Machine:
             raise RefusedError("it calls something that is no function")
         if function.name not in self._stand_ins:
             raise RefusedError(f"it asks for a call of {function.name}, which is not made")
+        self._spend(*arguments)
         return self._stand_ins[function.name](*arguments)
+
+    def _spend(self, *values: Any) -> None:
+        """Count what may be copied: else a short file could double something until the memory is full."""
+        self._left -= 1 + sum(len(value) for value in values if isinstance(value, (str, bytes, tuple, list, dict)))
+        if self._left < 0:
+            raise RefusedError("it grows beyond all bounds when it is read")
 
     def new_object(self, _: None) -> None:
         arguments, kind = self._take(), self._take()
@@ -206,6 +224,7 @@ class _Machine:
     def build(self, _: None) -> None:
         state, target = self._take(), self._top()
         if isinstance(target, Record):
+            self._spend(state, *(state if isinstance(state, tuple) else ()))
             _restore(target, state)  # else: attributes of a dict or a tensor, such as a state dict's versions
 
     def persistent_from_stack(self, _: None) -> None:
@@ -305,8 +324,7 @@ def _fill(target: Any, pairs: list[Any]) -> None:
     if not isinstance(target, dict):
         raise RefusedError("it sets an item of something that is no dict")
     for key, value in zip(pairs[::2], pairs[1::2], strict=True):
-        # hashing a key of nested tuples can take forever, or more of the stack than there is
-        flat = key if isinstance(key, tuple) else (key,)
-        if not all(part is None or isinstance(part, (str, bytes, int, float)) for part in flat):
-            raise RefusedError("it has a key that is neither text nor number")
+        # hashing nested tuples can take forever, or more of the stack than there is; large numbers can collide
+        if not (key is None or isinstance(key, (str, bytes)) or (isinstance(key, int) and abs(key) < LARGEST_KEY)):
+            raise RefusedError("it has a key that is neither text nor a small number")
         target[key] = value
