@@ -7,6 +7,8 @@ python export.py --weights runs/train/exp/weights/best.pt --include openvino --i
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -29,6 +31,7 @@ from utils.exports import (
     Plan,
     Suppression,
     WithBoxes,
+    is_openvino_file,
     write_onnx,
     write_openvino,
     write_torchscript,
@@ -82,7 +85,7 @@ UNAVAILABLE = {
     ("onnx", "bf16"): "ONNX Runtime has no bf16 convolution; TorchScript and OpenVINO have",
 }
 OF_NMS = ("agnostic_nms", "conf_thres", "iou_thres", "max_det")
-LIMITS = (0.01, 1e-4)  # pixels, probability: more is said of an fp32 export
+LIMITS = {"fp32": Deviation(0.01, 1e-4), "fp16": Deviation(4, 0.06), "bf16": Deviation(30, 0.1)}  # more is said
 
 
 def main(options: argparse.Namespace) -> list[Path]:
@@ -96,13 +99,12 @@ def main(options: argparse.Namespace) -> list[Path]:
     compute = select_compute(options.device, amp=False)
     if compute.device.type == "mps":
         raise InputError("--device mps: expected cpu or a GPU's number")
-    targets = {kind: target(weights, kind, precision) for kind in options.include}
-    for path in targets.values():
-        if path.exists() and not options.exist_ok:
-            raise InputError(f"{path}: is there already; --exist-ok overwrites it")
+    targets = {kind: target(found.path, kind, precision) for kind in options.include}
+    for kind, path in targets.items():
+        check_target(path, kind, options.exist_ok)
     network = found.build().float()
     assert isinstance(network, (Network, Dual))  # what finds no boxes is refused above
-    height, width = sides(options.imgsz, found, network.max_stride)
+    height, width = sides(options, found, network.max_stride)
     frames = []
     if precision == "int8":
         frames = calibration_frames(options, found, max(height, width), network.max_stride)
@@ -122,8 +124,9 @@ def main(options: argparse.Namespace) -> list[Path]:
         WRITERS[kind](plan, path)
         report(plan, path, on, time.perf_counter() - begin)
         paths.append(path)
-    print(f"\nValidate:  python val.py --weights {paths[0]} --data DATA.yaml")
-    print(f"Detect:    python detect.py --weights {paths[0]} --source FRAMES")
+    quoted = shlex.quote(str(paths[0]))
+    print(f"\nValidate:  python val.py --weights {quoted} --data DATA.yaml")
+    print(f"Detect:    python detect.py --weights {quoted} --source FRAMES")
     return paths
 
 
@@ -166,6 +169,7 @@ def _check_companions(options: argparse.Namespace) -> None:
         "--nms": [name for name in OF_NMS if not options.nms],
         "--int8": [name for name in ("data", "calibration") if not options.int8],
         "--include onnx": [name for name in ("simplify", "opset") if "onnx" not in options.include],
+        "--include torchscript": [] if "torchscript" in options.include or options.device == "cpu" else ["device"],
     }
     for needed, names in alone.items():
         for name in names:
@@ -177,15 +181,40 @@ def _check_companions(options: argparse.Namespace) -> None:
         )
 
 
-def sides(imgsz: list[int] | None, found: Checkpoint, stride: int) -> tuple[int, int]:
-    """Height and width in whole strides."""
-    asked = imgsz or [found.image_size]
+def sides(options: argparse.Namespace, found: Checkpoint, stride: int) -> tuple[int, int]:
+    """Height and width in whole strides.
+
+    Raises:
+        InputError: fixed sides into which no frame fits that is padded as in training.
+    """
+    asked = options.imgsz or [found.image_size]
     height, width = (whole_strides(side, stride) for side in (asked[0], asked[-1]))
-    if height != width and not found.rect:
-        LOGGER.warning(
-            "--imgsz %d %d: the training padded frames to squares, which do not fit into this", height, width
+    if not options.dynamic and height != width and not found.rect:
+        raise InputError(
+            f"--imgsz {height} {width}: expected one number, since the training padded frames to squares, or --dynamic"
         )
+    if not options.dynamic and height == width and found.rect:
+        LOGGER.warning(
+            "%s: its frames were padded to whole strides only; in a fixed square of %d they are padded further, and "
+            "figures may differ; --dynamic, or --imgsz with the height and width of padded frames, keeps them",
+            found.path, height,
+        )  # fmt: skip
     return height, width
+
+
+def check_target(path: Path, kind: str, exist_ok: bool) -> None:
+    """Raise an InputError where nothing can be written, or something would be lost."""
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise InputError(f"{path.parent}: expected a folder that can be written to")
+    if not path.exists():
+        return
+    if not exist_ok:
+        raise InputError(f"{path}: is there already; --exist-ok overwrites it")
+    if path.is_dir() != (kind == "openvino"):
+        raise InputError(f"{path}: expected an earlier export, got {'a folder' if path.is_dir() else 'a file'}")
+    others = [file.name for file in path.iterdir() if not is_openvino_file(file)] if path.is_dir() else []
+    if others:
+        raise InputError(f"{path}: expected the files of an earlier export, got also {others[0]}, which would be lost")
 
 
 def target(weights: Path, kind: str, precision: str) -> Path:
@@ -229,11 +258,18 @@ def report(plan: Plan, path: Path, compute: Compute, seconds: float) -> None:
         images = sample(shape)
         got = session(images.to(compute.device))
         largest = largest.joined(deviation(expected(reference, images), got, plan.suppression is not None))
-    files = [path] if path.is_file() else list(path.iterdir())
-    size = sum(file.stat().st_size for file in files) / 1e6
-    print(f"{path}  {size:.1f} MB, {seconds:.1f} s, {described(session, compute)}; from the checkpoint: {largest}")
-    if plan.precision == "fp32" and (largest.pixels > LIMITS[0] or largest.probability > LIMITS[1]):
+    words = f"{size_of(path) / 1e6:.1f} MB, {seconds:.1f} s, {described(session, compute)}"
+    print(f"{path}  {words}; from the checkpoint: {largest}")
+    limit = LIMITS.get(plan.precision)
+    if limit is None:
+        LOGGER.info("%s: what int8 costs, benchmarks/formats.py says in figures of your data", path)
+    elif largest.joined(limit) != limit:
         LOGGER.warning("%s: deviates from its checkpoint more than rounding explains: %s", path, largest)
+
+
+def size_of(path: Path) -> int:
+    """Bytes of an exported file or folder."""
+    return sum(file.stat().st_size for file in ([path] if path.is_file() else path.iterdir()))
 
 
 @torch.inference_mode()

@@ -210,10 +210,11 @@ class HubModel:
         return Results(found, files, (len(items), 3, *largest))
 
     def _predictor_as_asked(self) -> Predictor:
-        classes = [self.classes] if isinstance(self.classes, int) else self.classes
+        chosen = [self.classes] if isinstance(self.classes, int) else self.classes
+        classes = None if chosen is None else [int(label) for label in chosen]
         for key, value in (("conf", self.conf), ("iou", self.iou)):
-            if not 0 <= value <= 1:
-                raise InputError(f"model.{key}: expected 0 to 1, got {value}")
+            if not isinstance(value, (int, float)) or not 0 <= value <= 1:
+                raise InputError(f"model.{key}: expected 0 to 1, got {value!r}")
         unknown = [label for label in classes or () if label not in self.names]
         if unknown:
             raise InputError(f"model.classes: expected numbers from 0 to {len(self.names) - 1}, got {unknown[0]}")
@@ -227,11 +228,13 @@ class HubModel:
         )  # fmt: skip
 
     def _pixels(self, size: int | Sequence[int] | None) -> int:
-        sides = {size} if size is None or isinstance(size, int) else set(size)
-        if len(sides) != 1:
-            raise InputError(f"size: expected the pixels of the longer side, one number, got {size}")
-        (side,) = sides
-        return self._predictor.image_size if side is None else image_size(self._found, self._predictor.network, side)
+        sides = list(dict.fromkeys(size if isinstance(size, (list, tuple)) else [size]))
+        side: Any = sides[0] if len(sides) == 1 else "several"
+        if side is not None and (not isinstance(side, (int, float, np.integer)) or int(side) != side):
+            raise InputError(f"size: expected the pixels of the longer side, one number, got {size!r}")
+        return (
+            self._predictor.image_size if side is None else image_size(self._found, self._predictor.network, int(side))
+        )
 
     def __repr__(self) -> str:
         views = f", {len(self.view_names)} views" if self.view_names else ""

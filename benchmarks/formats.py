@@ -147,11 +147,10 @@ def _measured(
         seconds.append(time.perf_counter() - begin)
         largest = largest.joined(deviation(output, got, confidence=SHOWN))
     content = validate(found, config, options.task, options.imgsz, compute, _settings(options), draws=0).content
-    files = [path] if path.is_file() else list(path.iterdir())
     return Row(
         kind=kind,
         precision=precision,
-        size=sum(file.stat().st_size for file in files) / 1e6,
+        size=export.size_of(path) / 1e6,
         milliseconds=1000 * float(np.median(seconds)),
         map50=content["map50"],
         view=content["view"]["accuracy"] if "view" in content else None,

@@ -45,14 +45,14 @@ def lively(trained: WithBoxes) -> WithBoxes:
 
 @functools.cache
 def saved(name: str) -> Path:
-    """A checkpoint of a "joint" network, a "detector" alone or a "dual" pair."""
+    """A checkpoint of a "joint" network, of the same on rectangles ("rect"), a "detector" alone or a "dual" pair."""
     torch.manual_seed(0)
-    if name == "joint":
+    if name in ("joint", "rect"):
         made: WithBoxes = network()
     else:
         detector = Network({**load_yaml(ROOT / "models" / "yolov5n.yaml"), "width_multiple": 0.125}, with_view=False)
         made = detector if name == "detector" else Dual(detector, Classifier("resnet18"))
-    remembered = {
+    remembered: dict[str, Any] = {
         "trained_on": {"hash": "dhash_vertical 24", "patients": ["ab", "cd"],
                        "hashes": torch.arange(144, dtype=torch.uint8).view(2, 72)},
         "operating": {"confidence": 0.25, "temperature": 1.5}, "figures": {"map50": 0.5}, "date": "today",
@@ -60,6 +60,7 @@ def saved(name: str) -> Path:
     views = [] if name == "detector" else ["PLAX", "PSAX", "A4C"]
     path = Path(_FOLDER.name) / name / "best.pt"
     path.parent.mkdir()
+    remembered["rect"] = name == "rect"
     checkpoint.save(path, {**content(lively(made)), **remembered, "view_names": views})  # type: ignore[arg-type]
     checkpoint.strip(path)
     return path

@@ -34,6 +34,12 @@ def test_the_largest_difference_counts() -> None:
     assert Deviation(1, 0.2).joined(Deviation(0.5, 0.3)) == Deviation(1, 0.3)
 
 
+def test_what_is_not_a_number_is_infinitely_far() -> None:
+    rows = torch.rand(1, 5, 7)
+    found = deviation(Output([], torch.zeros(1, 3), rows), Output([], torch.full((1, 3), torch.nan), rows * torch.nan))
+    assert Deviation(0.0, 0.0).joined(found) == Deviation(np.inf, np.inf)
+
+
 def test_samples_are_the_same_each_time_and_not_flat() -> None:
     images = sample((2, 64, 96))
     assert images.shape == (2, 3, 64, 96) and torch.equal(images, sample((2, 64, 96)))

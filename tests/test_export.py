@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import detect
@@ -14,6 +16,7 @@ import export
 import val
 from tests.exported import KINDS, exported, saved
 from tests.scripts import phantom_yaml, succeed
+from utils.agreement import Deviation
 from utils.log import InputError
 
 NAMES = ("best.torchscript", "best.onnx", "best_openvino_model")
@@ -35,8 +38,8 @@ def test_the_script_says_what_it_wrote_and_how_to_use_it(place: Path) -> None:
     assert {path.name for path in place.iterdir()} >= set(NAMES)
     for name, line in zip(NAMES, lines, strict=False):
         assert line.startswith(f"{place / name}  ") and " MB, " in line and "from the checkpoint: boxes" in line
-    assert lines[-2] == f"Validate:  python val.py --weights {place / NAMES[0]} --data DATA.yaml"
-    assert lines[-1] == f"Detect:    python detect.py --weights {place / NAMES[0]} --source FRAMES"
+    assert lines[-2] == f"Validate:  python val.py --weights {shlex.quote(str(place / NAMES[0]))} --data DATA.yaml"
+    assert lines[-1] == f"Detect:    python detect.py --weights {shlex.quote(str(place / NAMES[0]))} --source FRAMES"
     assert len(lines) == 6
 
 
@@ -109,7 +112,7 @@ def test_what_is_there_is_not_overwritten_unless_asked(place: Path) -> None:
         ({"include": ["onnx"], "bf16": True}, "--include onnx --bf16: ONNX Runtime has no bf16"),
         ({"half": True, "bf16": True}, "--half --bf16: expected one of them"),
         ({"include": ["onnx"], "int8": True}, "--int8: expected --data or --calibration"),
-        ({"include": ["onnx"], "int8": True, "calibration": "nowhere"}, "'nowhere' came"),
+        ({"include": ["onnx"], "int8": True, "calibration": "nowhere"}, "--calibration: an existing file or folder"),
         ({"include": ["onnx"], "opset": 12}, "--opset: expected 18 to"),
         ({"opset": 18}, "--opset: does nothing without --include onnx"),
         ({"simplify": True}, "--simplify: does nothing without --include onnx"),
@@ -118,6 +121,7 @@ def test_what_is_there_is_not_overwritten_unless_asked(place: Path) -> None:
         ({"data": "data/phantom.yaml"}, "--data: does nothing without --int8"),
         ({"imgsz": [1, 2, 3]}, "--imgsz: expected height and width, or one number, got 3"),
         ({"batch_size": 0}, "--batch-size: expected at least 1, got 0"),
+        ({"include": ["onnx"], "device": "0"}, "--device: does nothing without --include torchscript"),
         ({"keras": True}, "--keras is not supported: no TensorFlow format"),
         ({"optimize": True}, "--optimize is not supported"),
         ({"device": "99"}, "--device 99: expected a GPU below"),
@@ -158,8 +162,51 @@ def test_an_export_and_a_classifier_alone_are_not_exported(place: Path) -> None:
         export.run(weights=str(exported("torchscript", imgsz=64, dynamic=True)))
 
 
-def test_sides_that_the_training_does_not_fit_into_are_said(caplog: pytest.LogCaptureFixture, place: Path) -> None:
-    path = place / "wide.pt"
-    path.write_bytes((place / "best.pt").read_bytes())
-    export.run(weights=str(path), imgsz=[64, 90])
-    assert "--imgsz 90: taken as 96" in caplog.text and "the training padded frames to squares" in caplog.text
+def test_sides_that_the_training_does_not_fit_into_are_refused(caplog: pytest.LogCaptureFixture, place: Path) -> None:
+    with pytest.raises(InputError, match="--imgsz 64 96: expected one number, since the training padded frames to squ"):
+        export.run(weights=str(place / "best.pt"), imgsz=[64, 90], exist_ok=True)
+    assert "--imgsz 90: taken as 96" in caplog.text
+    rectangles = place / "rectangles.pt"
+    rectangles.write_bytes(saved("rect").read_bytes())
+    caplog.clear()
+    export.run(weights=str(rectangles))
+    assert "in a fixed square of 64 they are padded further" in caplog.text
+    caplog.clear()
+    export.run(weights=str(rectangles), imgsz=[64, 96], exist_ok=True)
+    export.run(weights=str(rectangles), dynamic=True, exist_ok=True)
+    assert "padded further" not in caplog.text
+
+
+def test_what_is_not_an_earlier_export_is_never_overwritten(tmp_path: Path) -> None:
+    weights = tmp_path / "best.pt"
+    weights.write_bytes(saved("joint").read_bytes())
+    (tmp_path / "best.torchscript").mkdir()
+    folder = tmp_path / "best_openvino_model"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    for kind, words in (("torchscript", "got a folder"), ("openvino", "got also notes.txt, which would be lost")):
+        with pytest.raises(InputError, match=f"expected .* earlier export, {words}"):
+            export.run(weights=str(weights), include=[kind], exist_ok=True)
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
+def test_a_suppression_inside_is_told_beside_the_figures(place: Path) -> None:
+    """Its thresholds are detect.py's, so that its figures are not val.py's of the checkpoint."""
+    path = exported("torchscript", imgsz=64, nms=True)
+    keywords: dict[str, Any] = {"data": str(place / "small.yaml"), "workers": 0, "bootstrap": 0,
+                                "project": str(place / "val")}  # fmt: skip
+    content = val.run(weights=str(path), **keywords)
+    assert content["settings"]["nms_inside"]["conf_thres"] == 0.25
+    assert any("the export's own suppression came first (confidence 0.25, IoU 0.45)" in w for w in content["warnings"])
+    content = val.run(weights=str(path), conf_thres=0.3, iou_thres=0.45, **keywords)
+    assert not any("suppression" in warning for warning in content["warnings"])
+
+
+def test_figures_that_are_no_numbers_or_far_off_are_warned_of(
+    place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for value in (Deviation(0.1, 0.0), Deviation(0.0, 0.1), Deviation(np.inf, 0.0)):
+        caplog.clear()
+        monkeypatch.setattr(export, "deviation", lambda *_, value=value: value)
+        export.run(weights=str(place / "best.pt"), exist_ok=True, imgsz=64)
+        assert "deviates from its checkpoint more than rounding explains" in caplog.text

@@ -19,7 +19,7 @@ from utils.devices import Compute
 from utils.images import read_image
 from utils.letterbox import PADDING, letterbox
 from utils.phantom import PhantomConfig, ensure
-from utils.quantise import calibration_frames, fixed
+from utils.quantise import as_input, calibration_frames, fixed
 from utils.runtimes import Runner, open_weights, start
 
 CPU = Compute(torch.device("cpu"), None)
@@ -70,8 +70,8 @@ def test_frames_go_the_way_of_the_trainings(frames: Path) -> None:
     files = sorted(frames.iterdir())
     assert len(calibrating) == len(files)
     padded, _ = letterbox(read_image(files[0]), 64, 32, square=True)
-    np.testing.assert_allclose(calibrating[0], padded.transpose(2, 0, 1)[None] / 255, atol=1e-7)
-    assert calibrating[0].dtype == np.float32
+    np.testing.assert_allclose(calibrating[0], padded.transpose(2, 0, 1)[None])
+    assert calibrating[0].dtype == np.uint8
     rectangles = calibration_frames(options(calibration=str(frames)), replace(found, rect=True), 64, 32)
     assert calibrating[0].shape == (1, 3, 64, 64) and rectangles[0].shape == (1, 3, 64, 64)  # 96 x 128: 48 rows, padded
 
@@ -86,7 +86,9 @@ def test_the_train_part_calibrates_unless_frames_are_named(frames: Path, tmp_pat
 
 
 def test_frames_are_padded_to_a_fixed_size_and_larger_ones_left_out() -> None:
-    small, large = np.zeros((1, 3, 32, 64), np.float32), np.zeros((1, 3, 96, 64), np.float32)
+    small, large = np.zeros((1, 3, 32, 64), np.uint8), np.zeros((1, 3, 96, 64), np.uint8)
     (padded,) = fixed([small, large], 64, 64)
     assert padded.shape == (1, 3, 64, 64) and (padded[:, :, :32] == 0).all()
-    np.testing.assert_allclose(padded[:, :, 32:], PADDING / 255)
+    assert (padded[:, :, 32:] == PADDING).all()
+    given = as_input(padded, 2)
+    assert given.shape == (2, 3, 64, 64) and given.dtype == np.float32 and given.max() == np.float32(PADDING) / 255

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -78,4 +79,5 @@ def _nearest(rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _largest(difference: Tensor) -> float:
-    return float(difference.abs().max()) if difference.numel() else 0.0
+    """Of nothing, 0; where a number is missing (NaN), infinite."""
+    return float(difference.abs().nan_to_num(nan=math.inf).max()) if difference.numel() else 0.0

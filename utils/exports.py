@@ -222,6 +222,11 @@ def write_openvino(plan: Plan, folder: Path) -> None:
             (draft / "metadata.yaml").write_text(text, encoding="utf-8")
 
 
+def is_openvino_file(path: Path) -> bool:
+    """Whether a file is of the kinds that an export leaves in its folder."""
+    return path.is_file() and (path.suffix in (".xml", ".bin") or path.name == "metadata.yaml")
+
+
 def stem_of(folder: Path) -> str:
     """best_openvino_model -> best; best_int8_openvino_model -> best_int8."""
     return folder.name.removesuffix("_openvino_model")
@@ -235,9 +240,14 @@ def new_folder(folder: Path) -> Iterator[Path]:
         yield draft
         draft.chmod(0o755)  # mkdtemp's are for the owner alone
         if folder.exists():
-            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".old-") as old:
-                folder.replace(Path(old) / folder.name)
+            old = draft.with_name(f"{draft.name}-old")
+            folder.replace(old)
+            try:
                 draft.replace(folder)
+            except OSError:
+                old.replace(folder)
+                raise
+            shutil.rmtree(old)
         else:
             draft.replace(folder)
     finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -22,13 +23,13 @@ from utils.config import find_file, load_dataset_config
 from utils.dataset import list_images, prepare
 from utils.images import read_image
 from utils.letterbox import PADDING, Image, letterbox
-from utils.log import LOGGER, InputError, progress
+from utils.log import LOGGER, progress
 from utils.preprocess import Preprocessor
 from utils.sources import open_source
 
 MAX_FRAMES = 256  # of calibration; ranges are settled long before
 FEW_FRAMES = 32
-Images = NDArray[np.float32]  # (1, 3, H, W) in [0, 1]
+Images = NDArray[np.uint8]  # (1, 3, H, W), 0 to 255: a quarter of what goes in
 
 
 def calibration_frames(options: argparse.Namespace, found: Trained, size: int, stride: int) -> list[Images]:
@@ -40,18 +41,14 @@ def calibration_frames(options: argparse.Namespace, found: Trained, size: int, s
         size: pixels of the longer side.
 
     Raises:
-        InputError: neither is given; nothing to read there.
+        InputError: nothing to read there.
     """
-    if not options.calibration and not options.data:
-        raise InputError(
-            "--int8: expected --data or --calibration, frames like those the network will see; got neither"
-        )
     preprocessor = Preprocessor.of(found.hyp)
     images = _of_source(options.calibration) if options.calibration else _of_dataset(options.data)
     frames = []
     for image in progress(images, "calibration frames", total=None, unit="frame"):
         padded, _ = letterbox(preprocessor(image), size, stride, square=not found.rect)
-        frames.append(np.ascontiguousarray(padded.transpose(2, 0, 1)[None], np.float32) / np.float32(255))
+        frames.append(np.ascontiguousarray(padded.transpose(2, 0, 1)[None]))
     if len(frames) < FEW_FRAMES:
         LOGGER.warning("--int8: %d frames calibrate the network; %d or more are better", len(frames), FEW_FRAMES)
     return frames
@@ -66,8 +63,8 @@ def _of_dataset(data: str) -> Iterator[Image]:
 
 
 def _of_source(words: str) -> Iterator[Image]:
-    source = open_source(words)
-    step = max((source.total or 1) // MAX_FRAMES, 1)
+    source = open_source(words, flag="--calibration")
+    step = math.ceil((source.total or 1) / MAX_FRAMES)
     for frame in itertools.islice(source, 0, MAX_FRAMES * step, step):
         yield frame.image
 
@@ -75,11 +72,13 @@ def _of_source(words: str) -> Iterator[Image]:
 def fixed(frames: Iterable[Images], height: int, width: int) -> list[Images]:
     """Frames padded with grey at right and bottom to one size; larger ones are left out."""
     fitting = [frame for frame in frames if frame.shape[2] <= height and frame.shape[3] <= width]
-    grey = PADDING / 255
-    return [
-        np.pad(frame, ((0, 0), (0, 0), (0, height - frame.shape[2]), (0, width - frame.shape[3])), constant_values=grey)
-        for frame in fitting
-    ]
+    margins = [((0, 0), (0, 0), (0, height - frame.shape[2]), (0, width - frame.shape[3])) for frame in fitting]
+    return [np.pad(frame, margin, constant_values=PADDING) for frame, margin in zip(fitting, margins, strict=True)]
+
+
+def as_input(frame: Images, batch: int) -> NDArray[np.float32]:
+    """A frame as the network takes it, so many times."""
+    return np.repeat(frame.astype(np.float32) / 255, batch, axis=0)
 
 
 def onnx_quantiser(frames: list[Images], batch: int) -> Callable[[Any], Any]:
@@ -91,9 +90,9 @@ def onnx_quantiser(frames: list[Images], batch: int) -> Callable[[Any], Any]:
         arriving = iter(progress(frames, "calibration of ONNX", unit="frame"))
 
         class Reader(tools.CalibrationDataReader):  # type: ignore[name-defined]
-            def get_next(self) -> dict[str, Images] | None:
+            def get_next(self) -> dict[str, NDArray[np.float32]] | None:
                 frame = next(arriving, None)
-                return None if frame is None else {"images": np.repeat(frame, batch, axis=0)}
+                return None if frame is None else {"images": as_input(frame, batch)}
 
         with tempfile.TemporaryDirectory() as folder:
             plain, small = Path(folder) / "plain.onnx", Path(folder) / "int8.onnx"
@@ -114,9 +113,9 @@ def _last_convolutions(model: Any) -> list[str]:
     waiting, seen, last = [model.graph.output[0].name], set(), []
     while waiting:
         node = maker.get(waiting.pop())
-        if node is None or node.name in seen:
+        if node is None or node.output[0] in seen:  # names of nodes may be empty
             continue
-        seen.add(node.name)
+        seen.add(node.output[0])
         if node.op_type == "Conv":
             last.append(node.name)
         else:
@@ -131,10 +130,10 @@ def openvino_quantiser(frames: list[Images], batch: int) -> Callable[[Any], Any]
         nncf = extras.load("nncf", "--int8")
         bar = progress(frames, "calibration of OpenVINO", unit="frame")
 
-        def fed(frame: Images) -> Images:
+        def fed(frame: Images) -> NDArray[np.float32]:
             if bar.n < len(frames):  # biases are corrected on some frames again
                 bar.update()
-            return np.repeat(frame, batch, axis=0)
+            return as_input(frame, batch)
 
         data = nncf.Dataset(list(frames), fed)
         ignored = nncf.IgnoredScope(names=_tails(model), validate=False)

@@ -83,10 +83,10 @@ class Session(ABC):
                 f"{self.export.path}: expected frames of at most {shape[1]} x {shape[2]} pixels, its fixed size, got "
                 f"{images.shape[2]} x {images.shape[3]}; export with --dynamic, or with a larger --imgsz"
             )
-        if not self._warned and self.export.view_names:
+        if not self._warned:
             LOGGER.warning(
-                "%s: frames of %d x %d are padded to its fixed %d x %d, which the training did not: views may suffer; "
-                "export with --dynamic",
+                "%s: frames of %d x %d are padded to its fixed %d x %d, which the training did not: boxes "
+                "and views may differ; export with --dynamic",
                 self.export.path, *images.shape[2:], *shape[1:],
             )  # fmt: skip
             self._warned = True
@@ -247,7 +247,7 @@ def _onnx_card(path: Path) -> Any:
 def _openvino_card(folder: Path) -> Any:
     path = folder / "metadata.yaml"
     if not path.is_file():
-        return {}
+        raise InputError(f"{path}: no such file; an OpenVINO export of this program has it")
     try:
         if path.stat().st_size > MAX_CARD_BYTES:
             raise ValueError(f"{path.stat().st_size} bytes are too many")

@@ -113,7 +113,7 @@ class Source:
         LOGGER.warning("%s: no further frame comes, stopped reading", self.name)
 
 
-def open_source(source: str, vid_stride: int = 1) -> Source:
+def open_source(source: str, vid_stride: int = 1, flag: str = "--source") -> Source:
     """Find what ``source`` means: a file, a folder, a glob, a .txt list of paths, a camera number, a stream address.
 
     Only names are looked up here; files are decoded, and cameras and streams opened, when the result is iterated. A
@@ -122,6 +122,7 @@ def open_source(source: str, vid_stride: int = 1) -> Source:
 
     Args:
         vid_stride: of a video, camera or stream the first frame and every ``vid_stride``-th after it are taken.
+        flag: named in errors.
 
     Raises:
         InputError: nothing is there, its suffix is none of those read, or it holds nothing to read.
@@ -135,7 +136,7 @@ def open_source(source: str, vid_stride: int = 1) -> Source:
     path = Path(source)
     if not source or not (path.exists() or any(sign in source for sign in "*?[")):
         kinds = f"glob, .txt list, camera number or address ({' '.join(STREAM_PREFIXES)})"
-        raise InputError(f"--source: an existing file or folder, {kinds} expected, {source!r} came")
+        raise InputError(f"{flag}: an existing file or folder, {kinds} expected, {source!r} came")
     if not path.exists():
         found = glob.glob(source, recursive=True)  # noqa: PTH207  (Path.glob takes no absolute pattern)
         return Source(source, vid_stride, _supported(map(Path, found), source), several=True)

@@ -11,6 +11,7 @@ from torch import nn
 
 from utils import outcomes
 from utils.assessment import Assessment, assess
+from utils.card import Export
 from utils.checkpoint import Trained, check_boxes
 from utils.config import DatasetConfig, Hyperparameters, find_file, load_dataset_config
 from utils.dataset import EchoDataset, build_loader, prepare
@@ -109,6 +110,12 @@ def validate(
 
     dataset = opened(split)
     leakage, warnings = check_leakage(found, dataset, options)
+    inside = found.form.nms if isinstance(found, Export) else None
+    if inside and (inside["conf_thres"] > limits.conf or inside["iou_thres"] != limits.iou):
+        warnings.append(
+            f"the export's own suppression came first (confidence {inside['conf_thres']:g}, IoU "
+            f"{inside['iou_thres']:g}): figures are not those of the checkpoint at {limits.conf:g} and {limits.iou:g}"
+        )
     point, source = OperatingPoint.from_content(found.content.get("operating"), found.path), "validation in training"
     if point is None and split != "val":
         LOGGER.info("%s: its training stored no operating confidence: it is found on val first", found.path)
@@ -122,6 +129,7 @@ def validate(
     settings = {
         "weights": str(found.path), "data": str(config.file), "split": split, "imgsz": size, "rect": found.rect,
         "batch_size": options.batch_size, **dataclasses.asdict(limits), "confidence_from": source,
+        "nms_inside": inside,
         "compute": described(network, compute),
     }  # fmt: skip
     assessment = assess(
