@@ -206,3 +206,10 @@ def test_anything_else_is_refused_in_a_line(tmp_path: Path, make: Any, words: st
     with pytest.raises(InputError, match=words) as raised:
         to_frame(make(tmp_path))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["conf_thres", "iou_thres"])
+def test_thresholds_out_of_range_are_refused(weights: Path, name: str) -> None:
+    for value in (-0.1, 40):
+        with pytest.raises(InputError, match=f"{name}: expected 0 to 1, got {value}"):
+            load(weights, "cpu", **{name: value})  # type: ignore[arg-type]

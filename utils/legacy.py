@@ -16,12 +16,13 @@ from typing import Any
 from torch import Tensor
 
 from utils import checkpoint
-from utils.archive import plain, read_archive
+from utils.archive import read_archive
 from utils.checkpoint import FORMAT, Checkpoint, NotOursError, Trained, unknown_layers
 from utils.config import ROOT, hyperparameters_from, load_yaml
 from utils.flags import COMMON, parse
 from utils.log import LOGGER, InputError, printable, run_script
 from utils.module_records import differences, modules, state_of
+from utils.pickled_values import plain
 from utils.unpickling import Record, RefusedError
 
 HYP = ROOT / "hyp" / "detection_only.yaml"  # for what a checkpoint does not say

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from utils.archive import plain
+from utils.pickled_values import plain
 from utils.unpickling import Record, RefusedError
 
 MOST_MODULES = 20_000  # the largest YOLOv5 has about 900

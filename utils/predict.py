@@ -220,8 +220,11 @@ def load(
         calibrate: divide the view's logits by the temperature that was fitted on validation.
 
     Raises:
-        InputError: no such checkpoint or device; no temperature in it.
+        InputError: no such checkpoint or device; no temperature in it; a threshold out of its range.
     """
+    for name, value in (("conf_thres", conf_thres), ("iou_thres", iou_thres)):
+        if not 0 <= value <= 1:
+            raise InputError(f"{name}: expected 0 to 1, got {value}")
     found = weights if isinstance(weights, Trained) else open_weights(Path(weights).expanduser())
     check_boxes(found)
     point = OperatingPoint.from_content(found.content.get("operating"), found.path)
