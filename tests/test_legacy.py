@@ -264,3 +264,12 @@ def test_a_hostile_checkpoint_is_refused_by_every_script(tmp_path: Path) -> None
         with pytest.raises(InputError, match=re.escape(expected)):
             call()
     assert not canary.exists() and not (tmp_path / "runs").exists()
+
+
+def test_attributes_without_sense_are_one_line(tmp_path: Path, tiny_description: dict[str, Any]) -> None:
+    network: Any = stock(tiny_description)
+    endless: list[Any] = []
+    endless.append(endless)
+    network.model[24].stride = endless
+    with pytest.raises(InputError, match=r"x\.pt: not read: its settings have no end"):
+        read(pickled(tmp_path / "x.pt", network, tiny_description)).checkpoint()

@@ -6,9 +6,10 @@ python -m utils.legacy OLD.pt NEW.pt
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,8 @@ class Legacy(Trained):
             self.path, self.content, self.names, self.view_names, self.image_size, self.rect, self.hyp
         )  # fmt: skip
         network = found.build()
-        other = differences(self.network, network)
+        with _in_one_line(self.path):
+            other = differences(self.network, network)
         if other:
             more = f" (and {len(other) - 1} more)" if len(other) > 1 else ""
             raise InputError(f"{self.path}: its network is built otherwise than ours: {printable(other[0], 200)}{more}")
@@ -84,8 +86,15 @@ def read(path: Path) -> Legacy:
         InputError: absent, damaged, without a network or tensors, or it asks for something to be run.
     """
     content = read_archive(path)
-    try:
+    with _in_one_line(path):
         return _interpreted(path, content)
+
+
+@contextlib.contextmanager
+def _in_one_line(path: Path) -> Iterator[None]:
+    """Records may hold anything in any place: whatever that ends in is told as a fault of the file."""
+    try:
+        yield
     except RefusedError as error:
         raise InputError(f"{path}: not read: {error}") from error
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
