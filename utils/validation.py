@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,11 +112,7 @@ def validate(
     dataset = opened(split)
     leakage, warnings = check_leakage(found, dataset, options)
     inside = found.form.nms if isinstance(found, Export) else None
-    if inside and (inside["conf_thres"] > limits.conf or inside["iou_thres"] != limits.iou):
-        warnings.append(
-            f"the export's own suppression came first (confidence {inside['conf_thres']:g}, IoU "
-            f"{inside['iou_thres']:g}): figures are not those of the checkpoint at {limits.conf:g} and {limits.iou:g}"
-        )
+    warnings += suppressed_before(inside, limits)
     point, source = OperatingPoint.from_content(found.content.get("operating"), found.path), "validation in training"
     if point is None and split != "val":
         LOGGER.info("%s: its training stored no operating confidence: it is found on val first", found.path)
@@ -138,6 +135,16 @@ def validate(
     )  # fmt: skip
     content = metrics(assessment, settings, warnings, leakage, evaluation)
     return Validation(dataset, evaluation, assessment, content, warnings)
+
+
+def suppressed_before(inside: Mapping[str, Any] | None, limits: Thresholds) -> list[str]:
+    """The warning that an export's own suppression, if there is one, has kept boxes from these thresholds."""
+    if inside is None or (inside["conf_thres"] <= limits.conf and inside["iou_thres"] == limits.iou):
+        return []
+    return [
+        f"the export's own suppression came first (confidence {inside['conf_thres']:g}, IoU {inside['iou_thres']:g}): "
+        f"figures are not those of the checkpoint at {limits.conf:g} and {limits.iou:g}"
+    ]
 
 
 def check_leakage(
