@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,49 +50,10 @@ def custom(
     return _model(open_weights(Path(path).expanduser()), autoshape, _verbose, device)
 
 
-def yolov5n(
-    pretrained: bool = True, channels: int = 3, classes: int = 80, autoshape: bool = True, _verbose: bool = True,
-    device: Device = None,
-) -> HubModel | nn.Module:  # fmt: skip
-    """YOLOv5n; see :func:`_stock`."""
-    return _stock("yolov5n", pretrained, channels, classes, autoshape, _verbose, device)
-
-
-def yolov5s(
-    pretrained: bool = True, channels: int = 3, classes: int = 80, autoshape: bool = True, _verbose: bool = True,
-    device: Device = None,
-) -> HubModel | nn.Module:  # fmt: skip
-    """YOLOv5s; see :func:`_stock`."""
-    return _stock("yolov5s", pretrained, channels, classes, autoshape, _verbose, device)
-
-
-def yolov5m(
-    pretrained: bool = True, channels: int = 3, classes: int = 80, autoshape: bool = True, _verbose: bool = True,
-    device: Device = None,
-) -> HubModel | nn.Module:  # fmt: skip
-    """YOLOv5m; see :func:`_stock`."""
-    return _stock("yolov5m", pretrained, channels, classes, autoshape, _verbose, device)
-
-
-def yolov5l(
-    pretrained: bool = True, channels: int = 3, classes: int = 80, autoshape: bool = True, _verbose: bool = True,
-    device: Device = None,
-) -> HubModel | nn.Module:  # fmt: skip
-    """YOLOv5l; see :func:`_stock`."""
-    return _stock("yolov5l", pretrained, channels, classes, autoshape, _verbose, device)
-
-
-def yolov5x(
-    pretrained: bool = True, channels: int = 3, classes: int = 80, autoshape: bool = True, _verbose: bool = True,
-    device: Device = None,
-) -> HubModel | nn.Module:  # fmt: skip
-    """YOLOv5x; see :func:`_stock`."""
-    return _stock("yolov5x", pretrained, channels, classes, autoshape, _verbose, device)
-
-
 def _stock(
-    name: str, pretrained: bool, channels: int, classes: int, autoshape: bool, verbose: bool, device: Device
-) -> HubModel | nn.Module:
+    name: str, pretrained: bool = True, channels: int = 3, classes: int = 80, autoshape: bool = True,
+    _verbose: bool = True, device: Device = None,
+) -> HubModel | nn.Module:  # fmt: skip
     """A stock network: from its file in the working directory or the repository, or with random weights.
 
     Raises:
@@ -109,7 +71,7 @@ def _stock(
         found = open_weights(place)
         if classes not in (80, len(found.names)):  # 80, the default, says nothing
             raise InputError(f"{place}: classes: expected {len(found.names)}, as the file has, got {classes}")
-        return _model(found, autoshape, verbose, device)
+        return _model(found, autoshape, _verbose, device)
     file = ROOT / "models" / "hub" / f"{name}.yaml"
     network = Network(load_yaml(file), nc=classes)
     fresh = Checkpoint(
@@ -121,7 +83,10 @@ def _stock(
         rect=True,
         hyp=load_hyperparameters(ROOT / "hyp" / "joint_training_rules.yaml"),
     )
-    return _model(fresh, autoshape, verbose, device)
+    return _model(fresh, autoshape, _verbose, device)
+
+
+yolov5n, yolov5s, yolov5m, yolov5l, yolov5x = (partial(_stock, f"yolov5{size}") for size in "nsmlx")
 
 
 def _model(found: Trained, autoshape: bool, verbose: bool, device: Device) -> HubModel | nn.Module:
