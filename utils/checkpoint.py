@@ -28,7 +28,15 @@ ONLY_FOR_TRAINING = ("network", "optimizer", "balancer", "random", "random_gpu",
 
 
 class NotOursError(InputError):
-    """A whole file of torch's that this program did not write; it may be YOLOv5's."""
+    """A whole file of torch's that this program did not write; it may be YOLOv5's.
+
+    Attributes:
+        content: what it holds, as data.
+    """
+
+    def __init__(self, message: str, content: Any) -> None:
+        super().__init__(message)
+        self.content = content
 
 
 @dataclass(frozen=True)
@@ -182,7 +190,7 @@ def read(path: Path, mapped: bool = False) -> Checkpoint:
     """
     content = read_archive(path, mapped)
     if not isinstance(content, dict) or any(key not in content for key in REQUIRED):
-        raise NotOursError(f"{path}: expected a checkpoint of this train.py, with {', '.join(REQUIRED)}")
+        raise NotOursError(f"{path}: expected a checkpoint of this train.py, with {', '.join(REQUIRED)}", content)
     if content["format"] != FORMAT or type(content["format"]) is not int:
         raise InputError(f"{path}: expected checkpoint format {FORMAT}, got {str(content['format'])[:40]!r}")
     for key, (is_right, words) in _KINDS.items():

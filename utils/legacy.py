@@ -85,7 +85,11 @@ def read(path: Path) -> Legacy:
     Raises:
         InputError: absent, damaged, without a network or tensors, or it asks for something to be run.
     """
-    content = read_archive(path)
+    return interpreted(path, read_archive(path))
+
+
+def interpreted(path: Path, content: Any) -> Legacy:
+    """What the content of a file of torch's says, if it is YOLOv5's; see :func:`read`."""
     with _in_one_line(path):
         return _interpreted(path, content)
 
@@ -241,8 +245,8 @@ def main(options: argparse.Namespace) -> Path:
     try:
         checkpoint.read(old)
         raise InputError(f"{old}: is a checkpoint of this program already")
-    except NotOursError:
-        found = read(old).checkpoint()
+    except NotOursError as error:
+        found = interpreted(old, error.content).checkpoint()
     checkpoint.save(new, found.content)
     print(f"{new}: {len(found.names)} classes ({', '.join(found.names)}), {found.image_size} pixels")
     return new

@@ -47,8 +47,8 @@ def open_weights(path: Path, download: bool = False) -> Trained:
         )
     try:
         return checkpoint.read(path)
-    except NotOursError:
-        return legacy.read(path).checkpoint()
+    except NotOursError as error:
+        return legacy.interpreted(path, error.content).checkpoint()
 
 
 def start(found: Trained, compute: Compute) -> Runner:

@@ -31,8 +31,8 @@ def read_start(path: Path, download: bool = False) -> Start:
     path = locate(path, download)
     try:
         return checkpoint.read(path)
-    except NotOursError:
-        return legacy.read(path)
+    except NotOursError as error:
+        return legacy.interpreted(path, error.content)
 
 
 def start_from(network: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
@@ -49,8 +49,8 @@ def start_from(network: nn.Module, state: Mapping[str, Tensor], source: Path) ->
         LOGGER.info("  fresh: %s", line)
     if len(left) > SHOWN:
         LOGGER.info("  fresh: ... and %d more", len(left) - SHOWN)
-    used = set(matched)
-    unused = [name for name in state if name not in used and not any(line.startswith(f"{name}:") for line in left)]
+    own = network.state_dict()
+    unused = [name for name in state if name not in own]
     if unused:
         LOGGER.info("  not used: %s", ", ".join(unused[:SHOWN]) + (" ..." if len(unused) > SHOWN else ""))
 
