@@ -20,7 +20,7 @@ from typing import Any
 import train_dual_backbone
 import val
 from models.balancers import BALANCERS
-from models.classifier import BACKBONES
+from models.dual import RESNETS
 from models.yolo import parameter_count
 from utils import checkpoint
 from utils.comparison import (
@@ -126,7 +126,7 @@ def planned(options: argparse.Namespace) -> list[Training]:
         if name not in (*BALANCERS, DUAL) or (classifier and name != DUAL):
             raise InputError(f"--methods {method}: expected one of {', '.join(BALANCERS)}, {DUAL}, {DUAL}:CLASSIFIER")
         classifier = classifier or (options.classifier if name == DUAL else "")
-        if classifier and classifier not in BACKBONES:
+        if classifier and classifier not in RESNETS:
             find_file(f"{classifier.removesuffix('.yaml')}.yaml", "models/hub", "models", flag=f"--methods {method}:")
     methods = list(dict.fromkeys(options.methods))
     if "gradnorm_static" in methods and "gradnorm" not in methods[: methods.index("gradnorm_static")]:

@@ -36,7 +36,7 @@ from utils.config import (
 )
 from utils.crossval import cross_validate
 from utils.dataset import EchoDataset, build_loader
-from utils.devices import seed_everything, select_compute
+from utils.devices import keep_memory, seed_everything, select_compute
 from utils.engine import MultiScale, Thresholds
 from utils.files import new_run_folder
 from utils.flags import BOOTSTRAP, COMMON, DOWNLOAD, IMGSZ, THREADS, Flag, check_range, from_keywords, parse
@@ -129,6 +129,7 @@ def train(options: argparse.Namespace, resumed: checkpoint.Checkpoint | None = N
     hyp = resumed.hyp if resumed else merged_hyperparameters(options)
     if not resumed:
         check_balance(hyp, options.hyp, options.balance_from)
+    keep_memory()
     compute = select_compute(options.device, options.amp, options.threads)
     seed_everything(hyp.seed)
     config = checked_dataset(options, hyp)
@@ -141,7 +142,7 @@ def train(options: argparse.Namespace, resumed: checkpoint.Checkpoint | None = N
     if not options.noautoanchor and not resumed:
         fit_anchors(network, parts.train, hyp, parts.image_size)
     log_summary(network, parts.image_size)
-    network.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    compute.place(network)
 
     train_loader = build_loader(
         parts.train, options.batch_size, options.workers, hyp.seed, not options.rect, compute.device.type == "cuda"

@@ -15,13 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 import train
 from models.balancer import Balancer
-from models.classifier import BACKBONES, Classifier, from_torchvision
-from models.dual import PARTS, Dual, Trainable
+from models.dual import PARTS, RESNETS, Dual, Trainable
 from models.yolo import Network, classifier_description
 from utils import checkpoint
 from utils.checkpoint import Checkpoint
@@ -29,7 +27,7 @@ from utils.complexity import log_summary
 from utils.config import DatasetConfig, Hyperparameters, find_file, from_root, load_yaml
 from utils.crossval import cross_validate
 from utils.dataset import build_loader
-from utils.devices import Compute, RandomStream, select_compute
+from utils.devices import Compute, RandomStream, keep_memory, select_compute
 from utils.engine import evaluate, inference_copy
 from utils.files import new_run_folder
 from utils.flags import Flag, from_keywords, parse
@@ -54,7 +52,7 @@ FLAGS = (
     ),
     # --pa means patience in YOLOv5, and goes on meaning that beside --parallel
     *(dataclasses.replace(flag, names="patience pa") for flag in train.FLAGS if flag.names == "patience"),
-    Flag("classifier", "resnet50", f"{', '.join(BACKBONES)}; or yolov5s (n m l x), or a network yaml: its backbone"),
+    Flag("classifier", "resnet50", f"{', '.join(RESNETS)}; or yolov5s (n m l x), or a network yaml: its backbone"),
     Flag("classifier-weights", "", f"file to start the classifier from: a checkpoint, or torchvision's; or {IMAGENET}"),
     Flag("classifier-optimizer", "AdamW", "", choices=OPTIMIZERS),
     Flag("download", False, f"fetch --weights yolov5s.pt and the like, and those of --classifier-weights {IMAGENET}"),
@@ -145,6 +143,7 @@ def prepared(options: argparse.Namespace, resumed: Checkpoint | None, threads: i
         threads: of the processor, instead of those of the options.
     """
     hyp = resumed.hyp if resumed else dual_hyperparameters(options)
+    keep_memory()
     compute = select_compute(options.device, options.amp, threads or options.threads)
     config = checked_dataset(options, hyp)
     starts: list[Start] = [resumed] if resumed else []
@@ -193,7 +192,9 @@ def build_classifier(
     nv = len(config.view_names)
     name = options.classifier
     classifier: Trainable
-    if name in BACKBONES:
+    if name in RESNETS:
+        from models.classifier import Classifier  # not above, here and below: torchvision takes as long as torch itself
+
         classifier = Classifier(name, nv, dropout=hyp.view_dropout)
     else:
         path = find_file(name if name.endswith((".yaml", ".yml")) else f"{name}.yaml", "models/hub", "models",
@@ -211,6 +212,8 @@ def classifier_state(path: Path, starts: list[Start]) -> Mapping[str, Tensor]:
     """The classifier's tensors in a file; whatever is not torchvision's is added to ``starts``."""
     found = read_weights(path)
     if isinstance(found, dict):
+        from models.classifier import from_torchvision
+
         return from_torchvision(found)
     starts.append(found)
     return found.part("classifier")
@@ -227,7 +230,7 @@ def open_task(setting: Setting, name: str, folder: Path) -> Task:
     folder.mkdir(exist_ok=True)
     options, compute, data = setting.options, setting.compute, setting.parts
     network, stream = setting.networks[name], setting.streams[name]
-    network.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    compute.place(network)
     plan = whole_plan(setting, folder)
     if name == "detector":
         plan = dataclasses.replace(plan, view_names=())

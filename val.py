@@ -16,7 +16,7 @@ from utils import outcomes
 from utils.checkpoint import Trained, one_checkpoint
 from utils.config import DatasetConfig, from_root
 from utils.dataset import EchoDataset
-from utils.devices import Compute, select_compute
+from utils.devices import Compute, keep_memory, select_compute
 from utils.engine import Evaluation
 from utils.files import new_run_folder, write_json, write_text
 from utils.flags import BOOTSTRAP, COMMON, DOWNLOAD, IMGSZ, Flag, from_keywords, parse
@@ -72,6 +72,7 @@ def main(options: argparse.Namespace) -> dict[str, Any]:
     config = checked_dataset(options, found)
     amp = True if options.half else options.amp
     check_precision(found, amp)
+    keep_memory()
     compute = select_compute(options.device, amp)
     if options.task == "study":
         return study(found, config, compute, options)

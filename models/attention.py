@@ -1,4 +1,4 @@
-"""Attention, and the blocks that carry it: CBAM in YOLOv5's C3, squeeze-and-excitation in torchvision's ResNet blocks.
+"""CBAM, and YOLOv5's C3 that carries it.
 
 CBAM (Woo et al. 2018, arXiv 1807.06521) is channel, then spatial attention, each a sigmoid gate in (0, 1) multiplied
 onto the features. A fresh gate of the paper sits near 0.5, so two of them quarter what passes: in a network that starts
@@ -6,30 +6,31 @@ from trained weights this destroys the features at four blocks in a row. ``gate=
 sigmoid and starts its last convolution at zero, so that a fresh module is exactly the identity; ``gate="paper"`` is the
 published form, and what a fork's trained CBAM needs. benchmarks/cbam_gate.py compares the two, benchmarks/results.md
 holds the figures.
-
-Squeeze-and-excitation (Hu et al. 2018, arXiv 1709.01507) is a gate per channel from the average over all positions. In
-a residual block it acts before the sum. The same two gates are offered: with the paper's, each block would start from
-half of what ImageNet's weights make it give.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
-from torchvision.ops import SqueezeExcitation
 
-from models.common import C3
+from models.common import C3, global_mean
 
 GATES = ("identity", "paper")
 
 
-def _check(gate: str) -> None:
+def check_gate(gate: str) -> None:
+    """Raise a ValueError for an unknown one."""
     if gate not in GATES:
         raise ValueError(f"gate: expected one of {', '.join(GATES)}, got {gate!r}")
+
+
+def _mean_and_maximum_over_channels(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, 2, H, W); its gradient's layout is taken care of as in :func:`models.common.global_mean`."""
+    if not x.requires_grad:
+        return torch.cat((x.mean(1, keepdim=True), x.max(1, keepdim=True).values), 1)
+    x = x.permute(0, 2, 3, 1)
+    return torch.cat((x.mean(-1, keepdim=True), x.max(-1, keepdim=True).values), -1).permute(0, 3, 1, 2)
 
 
 class ChannelAttention(nn.Module):
@@ -45,7 +46,7 @@ class ChannelAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> logits (B, C, 1, 1)."""
         # pooling layers and max() have backward passes several times faster than amax(), which shares ties out
-        average, maximum = F.adaptive_avg_pool2d(x, 1), F.adaptive_max_pool2d(x, 1)
+        average, maximum = global_mean(x), F.adaptive_max_pool2d(x, 1)
         return self.f2(self.relu(self.f1(average))) + self.f2(self.relu(self.f1(maximum)))
 
 
@@ -58,7 +59,7 @@ class SpatialAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> logits (B, 1, H, W)."""
-        return self.conv(torch.cat((x.mean(1, keepdim=True), x.max(1, keepdim=True).values), 1))
+        return self.conv(_mean_and_maximum_over_channels(x))
 
 
 class CBAM(nn.Module):
@@ -73,7 +74,7 @@ class CBAM(nn.Module):
 
     def __init__(self, channels: int, kernel: int = 7, reduction: int = 16, gate: str = "identity") -> None:
         super().__init__()
-        _check(gate)
+        check_gate(gate)
         self.channel_attention = ChannelAttention(channels, reduction)
         self.spatial_attention = SpatialAttention(kernel)
         self.scale = 1.0
@@ -98,58 +99,3 @@ class C3CBAM(C3):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.cbam(super().forward(x))
-
-
-class _DoubledSigmoid(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.sigmoid() * 2
-
-
-class SE(SqueezeExcitation):
-    """torchvision's squeeze-and-excitation with a choice of gate; the shape stays.
-
-    Args:
-        channels: of the features.
-        reduction: channels over hidden units.
-        gate: "identity" or "paper", see the module's text.
-    """
-
-    def __init__(self, channels: int, reduction: int = 16, gate: str = "identity") -> None:
-        super().__init__(channels, channels // reduction)
-        self.start(gate)
-
-    def start(self, gate: str) -> None:
-        """Put the gate to its beginning. A network that initialises all its convolutions calls this after that."""
-        _check(gate)
-        self.scale_activation = nn.Sigmoid() if gate == "paper" else _DoubledSigmoid()
-        if gate == "identity":
-            nn.init.zeros_(self.fc2.weight)
-            assert self.fc2.bias is not None
-            nn.init.zeros_(self.fc2.bias)
-
-
-class SEBottleneck(Bottleneck):
-    """ResNet's bottleneck with squeeze-and-excitation before the residual sum; torchvision's state names stay."""
-
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self.se = SE(self.bn3.num_features)
-
-    def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
-        x = self.relu(self.bn1(self.conv1(x)))
-        x = self.relu(self.bn2(self.conv2(x)))
-        return self.relu(self.se(self.bn3(self.conv3(x))) + shortcut)
-
-
-class SEBasicBlock(BasicBlock):
-    """ResNet's two-layer block, likewise."""
-
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self.se = SE(self.bn2.num_features)
-
-    def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
-        x = self.relu(self.bn1(self.conv1(x)))
-        return self.relu(self.se(self.bn2(self.conv2(x))) + shortcut)

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from models.attention import GATES, SE, SEBasicBlock, SEBottleneck
-from models.common import Conv
+from models.attention import GATES
+from models.common import Conv, global_mean
+from models.squeeze import SE, SEBasicBlock, SEBottleneck
 from models.yolo import Output
 from utils.log import InputError
 
@@ -39,7 +40,7 @@ class Fusion(nn.Module):
 
     def forward(self, features: tuple[Tensor, ...]) -> Tensor:
         """(B, C_i, H_i, W_i) of each level -> (B, levels * out_channels)."""
-        pooled = [level(x).mean((2, 3)) for level, x in zip(self.levels, features, strict=True)]
+        pooled = [global_mean(level(x)).flatten(1) for level, x in zip(self.levels, features, strict=True)]
         return torch.cat(pooled, 1)
 
 
@@ -100,7 +101,7 @@ class Classifier(nn.Module):
         c3 = r.layer2(x)
         c4 = r.layer3(c3)
         c5 = r.layer4(c4)
-        pooled = c5.mean((2, 3)) if self.fusion is None else self.fusion((c3, c4, c5))
+        pooled = global_mean(c5).flatten(1) if self.fusion is None else self.fusion((c3, c4, c5))
         return Output([], self.linear(self.drop(pooled)), None)
 
     def fuse(self) -> None:

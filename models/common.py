@@ -10,7 +10,20 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+
+def global_mean(x: Tensor) -> Tensor:
+    """The mean over positions: (B, C, H, W) -> (B, C, 1, 1).
+
+    In training, features lie channels last in memory, but the gradient of a mean over the last two dimensions does not,
+    and whatever meets it before the next convolution takes several times as long; that of a mean over (B, H, W, C)'s
+    does. Without gradients the usual order stays: an exported graph is the shorter by two permutations.
+    """
+    if not x.requires_grad:
+        return F.adaptive_avg_pool2d(x, 1)
+    return x.permute(0, 2, 3, 1).mean((1, 2), keepdim=True).permute(0, 3, 1, 2)
 
 
 class Conv(nn.Module):

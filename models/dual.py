@@ -4,16 +4,19 @@ description."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import Tensor, nn
 
-from models.classifier import Classifier
 from models.heads import Detect
 from models.yolo import Network, Output
 
-Trainable = Network | Classifier
+if TYPE_CHECKING:
+    from models.classifier import Classifier
+
+Trainable: TypeAlias = "Network | Classifier"
 PARTS = ("detector", "classifier")
+RESNETS = ("resnet18", "resnet34", "resnet50")  # backbones of a Classifier
 
 
 class Dual(nn.Module):
@@ -42,7 +45,7 @@ class Dual(nn.Module):
         return found._replace(view=self.classifier(images).view)
 
 
-AnyNetwork = Trainable | Dual
+AnyNetwork: TypeAlias = "Trainable | Dual"
 
 
 def build_network(description: Mapping[str, Any]) -> AnyNetwork:
@@ -57,7 +60,11 @@ def build_network(description: Mapping[str, Any]) -> AnyNetwork:
 
 
 def _trainable(description: Mapping[str, Any]) -> Trainable:
-    return Classifier(**description) if isinstance(description.get("backbone"), str) else Network(description)
+    if not isinstance(description.get("backbone"), str):
+        return Network(description)
+    from models.classifier import Classifier  # not above: torchvision takes as long to import as torch does
+
+    return Classifier(**description)
 
 
 def part_of(state: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from models.common import Conv
+from models.common import Conv, global_mean
 
 
 class Detect(nn.Module):
@@ -100,4 +100,4 @@ class ViewHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> logits (B, views)."""
-        return self.linear(self.drop(self.conv(x).mean((2, 3))))
+        return self.linear(self.drop(global_mean(self.conv(x)).flatten(1)))

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torch import Tensor
 
-from utils.boxes import non_max_suppression, pair_iou, scale_boxes, xywh_to_xyxy, xyxy_to_xywh
+from utils import boxes
+from utils.boxes import box_iou, non_max_suppression, pair_iou, scale_boxes, xywh_to_xyxy, xyxy_to_xywh
+from utils.config import ROOT
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "detect": {"max_det": 1000},
@@ -182,3 +187,71 @@ def test_overlap_with_a_vanishing_box_has_a_finite_value_and_gradient(size: tupl
     value = pair_iou(first, torch.tensor([[1.0, 1.0, 2.0, 3.0]]), "ciou")
     value.sum().backward()
     assert value.isfinite().all() and first.grad is not None and first.grad.isfinite().all()
+
+
+# fast paths against plain ones
+
+
+def plain_suppression(given: Tensor, conf: float, iou: float, multi_label: bool, max_det: int) -> list[Tensor]:
+    """Image by image, class by class, with the package's own function."""
+    found = []
+    for rows in given:
+        kept = []
+        scores = rows[:, 5:] * rows[:, 4:5]
+        for label in range(scores.shape[1]):
+            good = (scores[:, label] > conf) & (rows[:, 4] > conf)
+            good &= torch.tensor(multi_label) | (scores.argmax(1) == label)
+            mine = torch.cat((xywh_to_xyxy(rows[good, :4]), scores[good, label, None]), 1)
+            mine = mine[torchvision.ops.nms(mine[:, :4], mine[:, 4], iou)]
+            kept.append(torch.cat((mine, torch.full((len(mine), 1), float(label))), 1))
+        together = torch.cat(kept)
+        found.append(together[together[:, 4].argsort(descending=True)][:max_det])
+    return found
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+@pytest.mark.parametrize("max_det", [5, 300])
+def test_suppression_of_a_batch_is_that_of_each_image_and_class(multi_label: bool, max_det: int) -> None:
+    torch.manual_seed(0)
+    given = torch.rand(5, 200, 8)
+    given[..., :2] *= 64
+    given[..., 2:4] *= 24
+    given[3, :, 4] = 0  # an image without any
+    found = non_max_suppression(given, 0.2, 0.5, multi_label=multi_label, max_det=max_det)
+    for got, want in zip(found, plain_suppression(given, 0.2, 0.5, multi_label, max_det), strict=True):
+        # classes are suppressed at an offset, which rounds corners in the fourth digit; none is that near here
+        assert torch.equal(got, want)
+    assert not len(found[3]) and len(found[0])
+
+
+def test_only_the_most_confident_candidates_of_an_image_enter_suppression(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(boxes, "MAX_CANDIDATES", 2)
+    row = [[10.0 + 20 * i, 10, 8, 8, 0.5 + i / 10, 1] for i in range(4)]
+    found = non_max_suppression(torch.tensor([row, row[:1] * 4]))
+    assert found[0][:, 4].tolist() == pytest.approx([0.8, 0.7]) and found[1][:, 4].tolist() == pytest.approx([0.5])
+
+
+def test_overlaps_of_each_with_each_are_torchvisions() -> None:
+    torch.manual_seed(0)
+    first, second = (xywh_to_xyxy(torch.rand(n, 4)) for n in (7, 5))
+    assert torch.equal(box_iou(first, second), torchvision.ops.box_iou(first, second))
+    assert box_iou(first[:0], second).shape == (0, 5)
+
+
+def test_suppression_needs_the_package_only_where_its_library_cannot_be_found() -> None:
+    """In a fresh process, with and without the library at its place."""
+    program = """
+import importlib.util, sys
+from utils import boxes
+import torch
+if sys.argv[1] == "hidden":
+    importlib.util.find_spec = lambda name: None
+pair = torch.tensor([[0.0, 0, 9, 9], [0, 0, 9, 8]])
+print(boxes.compiled_nms()(pair, torch.tensor([0.5, 0.9]), 0.5).tolist(), "torchvision" in sys.modules)
+import torchvision
+print(torchvision.ops.nms(pair, torch.tensor([0.5, 0.9]), 0.5).tolist())
+"""
+    for word, imported in (("found", "False"), ("hidden", "True")):
+        command = [sys.executable, "-c", program, word]
+        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert ended.stdout.split("\n")[:2] == [f"[1] {imported}", "[1]"], ended.stderr

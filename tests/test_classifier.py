@@ -9,7 +9,6 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from models.attention import SE, SEBasicBlock, SEBottleneck
 from models.classifier import (
     BACKBONES,
     FUSED_CHANNELS,
@@ -19,7 +18,8 @@ from models.classifier import (
     Fusion,
     from_torchvision,
 )
-from models.dual import build_network
+from models.dual import RESNETS, build_network
+from models.squeeze import SE, SEBasicBlock, SEBottleneck
 from models.yolo import fused, load_matching, parameter_count
 from tests.test_engine import hyperparameters
 from utils.log import InputError
@@ -214,3 +214,7 @@ def test_its_loss_is_the_views_alone_and_the_boxes_columns_are_empty() -> None:
     assert [loss is losses.view for loss in losses.by_task()] == [True]
     columns = losses.columns()
     assert columns[:3].isnan().all() and columns[3] == losses.view.detach() and not columns.requires_grad
+
+
+def test_the_names_that_scripts_know_are_the_backbones() -> None:
+    assert tuple(BACKBONES) == RESNETS

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import platform
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 import torch
 
 from utils import devices
+from utils.config import ROOT
 from utils.devices import Compute, RandomStream, seed_everything, select_compute
 from utils.log import InputError
 
@@ -184,3 +188,41 @@ def test_a_number_of_threads_is_set_none_leaves_them_and_fewer_are_refused() -> 
         torch.set_num_threads(before)
     with pytest.raises(InputError, match="--threads: expected at least 0, got -1"):
         select_compute("cpu", amp=False, threads=-1)
+
+
+def test_a_network_is_placed_on_the_device_in_the_layout() -> None:
+    for layout in (torch.channels_last, torch.contiguous_format):
+        placed = Compute(CPU, None, layout).place(torch.nn.Conv2d(4, 8, 3))
+        assert placed.weight.is_contiguous(memory_format=layout)
+    assert Compute(CPU, None).layout is torch.channels_last
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_kept_memory_is_not_paged_in_again() -> None:
+    """In processes of their own, as it cannot be undone."""
+    program = """
+import resource, sys, torch
+from utils.devices import keep_memory
+if sys.argv[1] == "kept":
+    keep_memory()
+    keep_memory()
+torch.ones(16_000_000)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    torch.ones(16_000_000)  # 64 MB
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    faults = {}
+    for word in ("kept", "given back"):
+        command = [sys.executable, "-c", program, word]
+        faults[word] = int(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60).stdout)
+    assert faults["kept"] < 0.75 * faults["given back"]  # not 0: what is freed is a little too small for the next
+
+
+@pytest.mark.parametrize("error", [OSError, AttributeError, TypeError])
+def test_a_c_library_without_mallopt_is_left_as_it_is(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: None) -> None:
+        raise error
+
+    monkeypatch.setattr(devices.ctypes, "CDLL", absent)
+    devices.keep_memory()

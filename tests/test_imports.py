@@ -46,6 +46,9 @@ HEAVY = (
 )  # seconds each, and most runs need none
 
 
+SLOW = ("torchvision", "torch._dynamo")  # for a ResNet; for optimizers, exports
+
+
 def tree(module: str) -> ast.Module:
     return ast.parse((ROOT / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8"))
 
@@ -115,6 +118,13 @@ def test_scripts_run_nothing_when_imported(script: str) -> None:
         branch = isinstance(node, ast.If) and "__name__" not in ast.unparse(node.test)
         loop = isinstance(node, (ast.For, ast.While, ast.With, ast.Try))
         assert not (call or branch or loop), f"{script}.py:{node.lineno}"
+
+
+@pytest.mark.parametrize("script", [script for script in SCRIPTS if script != "export"])
+def test_scripts_start_without_what_takes_as_long_as_torch(script: str) -> None:
+    program = f"import sys, {script}; print([name for name in {SLOW} if name in sys.modules])"
+    command = [sys.executable, "-c", program]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60).stdout == "[]\n"
 
 
 PROBE = """

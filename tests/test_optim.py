@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -112,3 +113,21 @@ def test_the_running_mean_is_a_copy_that_does_not_train(tiny: Network) -> None:
     before = mean.network.state_dict()["model.0.conv.weight"].clone()
     nn.init.ones_(tiny.get_parameter("model.0.conv.weight"))
     assert torch.equal(mean.network.state_dict()["model.0.conv.weight"], before)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_fused_steps_are_those_of_the_plain_optimizer(tiny: Network, name: str) -> None:
+    plain = copy.deepcopy(tiny)
+    ours, theirs = (build_optimizer(network, name, 0.01, 0.937, 0.05) for network in (tiny, plain))
+    assert all(group["fused"] for group in ours.param_groups)
+    for group in theirs.param_groups:
+        group.update(fused=False, foreach=False)
+    random = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        for mine, other in zip(tiny.parameters(), plain.parameters(), strict=True):
+            mine.grad = torch.randn(mine.shape, generator=random)
+            other.grad = mine.grad.clone()
+        ours.step()
+        theirs.step()
+    for mine, other in zip(tiny.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)

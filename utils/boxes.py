@@ -5,11 +5,13 @@ Boxes are ``xyxy`` (two corners) or ``xywh`` (centre, width, height), in the las
 
 from __future__ import annotations
 
+import importlib.util
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
 
 import torch
-import torchvision
 from torch import Tensor
 
 MAX_CANDIDATES = 30_000  # boxes of an image that enter suppression: the most confident ones
@@ -61,6 +63,30 @@ def pair_iou(first: Tensor, second: Tensor, kind: str = "iou") -> Tensor:
     return iou - distance - alpha * v
 
 
+def box_iou(first: Tensor, second: Tensor) -> Tensor:
+    """Overlap of each box with each: (N, 4) and (M, 4) corner form -> (N, M)."""
+    corners = torch.minimum(first[:, None, 2:], second[:, 2:]) - torch.maximum(first[:, None, :2], second[:, :2])
+    intersection = corners.clamp(min=0).prod(2)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (first, second)]
+    return intersection / (areas[0][:, None] + areas[1] - intersection)
+
+
+@cache
+def compiled_nms() -> Callable[[Tensor, Tensor, float], Tensor]:
+    """torchvision's suppression: boxes (N, 4) in corner form, scores (N,), IoU -> indices kept, best first.
+
+    Its compiled library is loaded without the package around it, whose import takes longer than torch's own.
+    """
+    package = importlib.util.find_spec("torchvision")
+    for folder in (package.submodule_search_locations or ()) if package else ():
+        for library in sorted(Path(folder).glob("_C*.so")):
+            torch.ops.load_library(library)
+    if not hasattr(torch.ops.torchvision, "nms"):  # built in another way (Windows): the package knows
+        importlib.import_module("torchvision")
+    suppress: Callable[[Tensor, Tensor, float], Tensor] = torch.ops.torchvision.nms
+    return suppress
+
+
 def scale_boxes(
     boxes: Tensor, gain: tuple[float, float], pad: tuple[float, float], original: tuple[int, int]
 ) -> Tensor:
@@ -103,23 +129,28 @@ def non_max_suppression(
         B tensors (n, 6): x1, y1, x2, y2 in pixels, confidence, class.
     """
     multi_label = multi_label and predictions.shape[2] > 6
+    image, place = (predictions[..., 4] > conf_thres).nonzero(as_tuple=True)
+    rows = predictions[image, place].float()
+    scores = rows[:, 5:] * rows[:, 4:5]
+    if multi_label:
+        index, label = (scores > conf_thres).nonzero(as_tuple=True)
+        confidence = scores[index, label]
+    else:
+        index = torch.arange(len(rows), device=rows.device)
+        confidence, label = scores.max(1) if len(rows) else (scores.sum(1), scores.sum(1).long())
+    keep = (confidence > conf_thres) & rows.isfinite().all(1)[index]
+    if classes is not None:
+        keep &= torch.isin(label, torch.tensor(list(classes), device=label.device))
+    index, confidence, label = index[keep], confidence[keep], label[keep]
+    order = confidence.argsort(descending=True, stable=True)
+    order = order[image[index[order]].argsort(stable=True)]  # image by image, most confident first in each
+    index, confidence, label = index[order], confidence[order], label[order].to(rows.dtype)
+    candidates = torch.cat((xywh_to_xyxy(rows[index, :4]), confidence[:, None], label[:, None]), 1)
+    counts = image[index].bincount(minlength=len(predictions)).tolist()
     found = []
-    for rows in predictions.float():
-        rows = rows[(rows[:, 4] > conf_thres) & rows.isfinite().all(1)]
-        scores = rows[:, 5:] * rows[:, 4:5]
-        boxes = xywh_to_xyxy(rows[:, :4])
-        if multi_label:
-            index, label = (scores > conf_thres).nonzero(as_tuple=True)
-            boxes, confidence = boxes[index], scores[index, label]
-        else:
-            confidence, label = scores.max(1) if len(rows) else (scores.sum(1), scores.sum(1).long())
-        keep = confidence > conf_thres
-        if classes is not None:
-            keep &= torch.isin(label, torch.tensor(list(classes), device=label.device))
-        boxes, confidence, label = boxes[keep], confidence[keep], label[keep]
-        order = confidence.argsort(descending=True, stable=True)[:MAX_CANDIDATES]
-        boxes, confidence, label = boxes[order], confidence[order], label[order].to(boxes.dtype)
-        shifted = boxes if agnostic else boxes + label[:, None] * CLASS_OFFSET
-        kept = torchvision.ops.nms(shifted, confidence, iou_thres)[:max_det]
-        found.append(torch.cat((boxes[kept], confidence[kept, None], label[kept, None]), 1))
+    # one suppression an image: several moved apart by an offset would round their corners
+    for detections in candidates.split(counts):
+        detections = detections[:MAX_CANDIDATES]
+        shifted = detections[:, :4] if agnostic else detections[:, :4] + detections[:, 5:] * CLASS_OFFSET
+        found.append(detections[compiled_nms()(shifted, detections[:, 4], iou_thres)[:max_det]])
     return found

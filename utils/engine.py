@@ -105,7 +105,7 @@ def train_one_epoch(
             images = multi_scale(images, iteration)
         with compute.autocast():
             cut = Cut(network, border, images)
-        losses = criterion(cut.output.raw, cut.output.view, *to_device(batch, compute))
+        losses = criterion(cut.output.raw, cut.output.view, batch.boxes, batch.views)
         sums += losses.columns()
         # weights change between optimizer steps only, so that one step's gradients share them
         weights = balancer.weights.clone()
@@ -180,14 +180,9 @@ def _words(means: Tensor) -> str:
 
 
 def to_float(images: Tensor, compute: Compute) -> Tensor:
-    """uint8 (B, 3, H, W) -> float32 in [0, 1] on the device, in channels-last order."""
+    """uint8 (B, 3, H, W) -> float32 in [0, 1] on the device, in its layout."""
     images = images.to(compute.device, non_blocking=True)
-    return images.to(torch.float32, memory_format=torch.channels_last) / 255
-
-
-def to_device(batch: Batch, compute: Compute) -> tuple[Tensor, Tensor]:
-    """A batch's boxes and views on the device."""
-    return tuple(t.to(compute.device, non_blocking=True) for t in (batch.boxes, batch.views))  # type: ignore[return-value]
+    return images.to(torch.float32, memory_format=compute.layout).div_(255)
 
 
 @dataclass(frozen=True)
@@ -245,8 +240,8 @@ class Evaluation:
 
 
 def inference_copy(network: AnyModule, compute: Compute) -> AnyModule:
-    """The form in which every script evaluates a network: fused, in fp32, channels last, on the device."""
-    return fused(network).float().to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    """The form in which every script evaluates a network: fused, in fp32, on the device and in its layout."""
+    return compute.place(fused(network).float())
 
 
 @torch.inference_mode()
@@ -283,28 +278,29 @@ def evaluate(
         with compute.autocast():
             output = network(images)
         clock.append(_now(compute))
-        boxes, views = to_device(batch, compute)
+        boxes = batch.boxes
         if output.boxes is None:
-            boxes, detections = boxes[:0], [boxes.new_zeros(0, 6) for _ in batch.indices]
+            boxes, detections = boxes[:0], [torch.zeros(0, 6) for _ in batch.indices]
         else:
             detections = non_max_suppression(
                 output.boxes, thresholds.conf, thresholds.iou, agnostic=thresholds.single_class, multi_label=True,
                 max_det=thresholds.max_det,
             )  # fmt: skip
+        detections = list(torch.cat(detections).cpu().split([len(rows) for rows in detections]))
         if thresholds.single_class:
             for rows_of_frame in detections:
                 rows_of_frame[:, 5] = 0
         clock.append(_now(compute))
         seconds += np.diff(clock)
         if criterion is not None:
-            losses = criterion(output.raw, output.view, boxes, views)
+            losses = criterion(output.raw, output.view, batch.boxes, batch.views)
             sums += losses.columns()
         probabilities = output.view.float().softmax(1).cpu() if output.view is not None else None
         for place, (index, geometry) in enumerate(zip(batch.indices, batch.geometries, strict=True)):
             shape = (images.shape[2], images.shape[3])
-            labels = _in_file_pixels(boxes[boxes[:, 0] == place, 1:], shape, geometry).cpu()
+            labels = _in_file_pixels(boxes[boxes[:, 0] == place, 1:], shape, geometry)
             frame = scale_boxes(detections[place], (geometry.gain_x, geometry.gain_y), (geometry.left, geometry.top),
-                                geometry.original).cpu()  # fmt: skip
+                                geometry.original)  # fmt: skip
             labelled.append(labels[:, 0])
             confusion += confusion_matrix(frame, labels, nc)
             view_of_frame = None if probabilities is None else probabilities[place]

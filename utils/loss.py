@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.classifier import Classifier
-from models.dual import AnyNetwork
+from models.dual import AnyNetwork, Dual
 from models.heads import Detect
+from models.yolo import Network
 from utils.boxes import pair_iou
 from utils.config import Hyperparameters
 from utils.labels import UNLABELLED
@@ -54,6 +54,10 @@ class Assigned(NamedTuple):
     anchors: Tensor
     classes: Tensor
 
+    def to(self, device: torch.device) -> Assigned:
+        """The same on a device."""
+        return Assigned(*(tensor.to(device, non_blocking=True) for tensor in self))
+
 
 class DetectionLoss:
     """Box (CIoU), objectness and class loss over the levels of a Detect head.
@@ -69,19 +73,31 @@ class DetectionLoss:
         levels = len(detect.strides)
         self.balance = LEVEL_BALANCE.get(levels, LEVEL_BALANCE_MANY[:levels])
 
+        self._copied: tuple[int, Tensor] | None = None
+
+    @property
+    def _anchors(self) -> Tensor:
+        """(nl, na, 2) as they are now, on the processor; fetched from a GPU only when they have changed."""
+        anchors = self.detect.anchors
+        if self._copied is None or self._copied[0] != anchors._version:
+            self._copied = anchors._version, anchors.cpu()
+        return self._copied[1]
+
     def __call__(self, raw: Sequence[Tensor], boxes: Tensor) -> DetectionLosses:
         """Loss of a batch.
 
         Args:
             raw: Detect's maps (B, na, H_i, W_i, 5 + nc), in any float type.
-            boxes: (N, 6): frame, class, centre x, centre y, width, height, normalised.
+            boxes: (N, 6): frame, class, centre x, centre y, width, height, normalised; on the processor, as they come
+                from the loader: what follows from them is worked out there, so that no step waits for a GPU.
         """
         hyp = self.hyp
         box = obj = cls = raw[0].new_zeros((), dtype=torch.float32)
+        device = raw[0].device
         for level, balance in enumerate(self.balance):
             predicted = raw[level].float()
             target = torch.zeros_like(predicted[..., 4])
-            found = assign(boxes, self.detect.anchors[level], predicted.shape[2:4], hyp.anchor_t)
+            found = assign(boxes, self._anchors[level], predicted.shape[2:4], hyp.anchor_t).to(device)
             if len(found.frame):
                 rows = predicted[found.frame, found.anchor, found.row, found.column]
                 centre = rows[:, :2].sigmoid() * 2 - 0.5
@@ -168,9 +184,10 @@ class ViewLoss:
         return math.log(views) * (1 - 1 / views) ** self.gamma
 
     def __call__(self, logits: Tensor, views: Tensor) -> Tensor:
-        """Logits (B, nv) and views (B,), -1 where unlabelled -> scalar."""
-        labelled = views != UNLABELLED
-        logits, views = logits.float()[labelled], views[labelled]
+        """Logits (B, nv) and views (B,) on the processor, -1 where unlabelled -> scalar."""
+        labelled = (views != UNLABELLED).nonzero().squeeze(1)  # found out here, so that no step waits for a GPU
+        views = views[labelled].to(logits.device, non_blocking=True)
+        logits = logits.float()[labelled.to(logits.device, non_blocking=True)]
         if not len(views):
             return logits.sum()
         weights = logits.new_tensor(self.weights)
@@ -212,7 +229,7 @@ class JointLoss:
         self.detection, self.view = detection, view
 
     def __call__(self, raw: Sequence[Tensor], logits: Tensor | None, boxes: Tensor, views: Tensor) -> TaskLosses:
-        """Losses from Detect's maps and view logits against a batch's boxes (N, 6) and views (B,)."""
+        """Losses from Detect's maps and view logits against boxes (N, 6) and views (B,), on the processor."""
         parts = self.detection(raw, boxes) if self.detection is not None else None
         view = self.view(logits, views) if self.view is not None and logits is not None else None
         return TaskLosses(None if parts is None else parts.total, view, parts)
@@ -221,7 +238,7 @@ class JointLoss:
     def of(cls, network: AnyNetwork, hyp: Hyperparameters, image_size: int) -> JointLoss:
         """The losses of a network, with the gains of a hyp file scaled to it and to the image size in pixels."""
         detection = None
-        if not isinstance(network, Classifier) and network.nc:
+        if isinstance(network, Network | Dual) and network.nc:
             scaled = hyp.scaled(len(network.detect.strides), network.nc, image_size)
             detection = DetectionLoss(network.detect, scaled)
         return cls(detection, ViewLoss(hyp, network.nv) if network.nv else None)

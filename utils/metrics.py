@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.ops import box_iou
+
+from utils.boxes import box_iou
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

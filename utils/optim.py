@@ -38,10 +38,13 @@ def build_optimizer(network: nn.Module, name: str, lr: float, momentum: float, d
         {"params": weights, "weight_decay": decay},
         {"params": scales, "weight_decay": 0.0},
     ]
+    # fused: one pass over the weights for decay, momentum and step, where torch has that for all they lie on
+    devices = {parameter.device.type for group in (biases, weights, scales) for parameter in group}
+    fused = devices <= {"cpu", "cuda"}
     if name == "SGD":
-        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
     kind = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[name]
-    return kind(groups, lr=lr, betas=(momentum, 0.999))
+    return kind(groups, lr=lr, betas=(momentum, 0.999), fused=fused)
 
 
 def set_rates(optimizer: torch.optim.Optimizer, rates: Rates) -> None:
@@ -70,8 +73,11 @@ class RunningMean:
         self.updates += 1
         step = 1 - ema_decay(self.updates)
         state = network.state_dict()
+        means, targets = [], []
         for name, mean in self.network.state_dict().items():
             if mean.is_floating_point():
-                mean.lerp_(state[name], step)
+                means.append(mean)
+                targets.append(state[name])
             else:
                 mean.copy_(state[name])
+        torch._foreach_lerp_(means, targets, step)  # one call for all, as torch.optim does it
