@@ -23,7 +23,6 @@ from utils.checkpoint import Checkpoint, Trained
 from utils.config import ROOT, load_hyperparameters, load_yaml
 from utils.devices import select_compute
 from utils.hub import Results, channels_last
-from utils.letterbox import fit, padded
 from utils.log import InputError
 from utils.outputs import UniqueNames
 from utils.predict import Predictor, load, to_frame
@@ -164,14 +163,13 @@ class HubModel:
         if not items:
             raise InputError("expected an image or a list of them, got an empty list")
         predictor = replace(self._predictor_as_asked(), image_size=self._pixels(size))
-        unique, files, found = UniqueNames(), [], []
+        unique, files, frames = UniqueNames(), [], []
         for index, item in enumerate(items):
             name = item if isinstance(item, (str, Path)) else getattr(item, "filename", "") or f"image{index}"
-            found.append(predictor(to_frame(channels_last(item), f"image {index}")))
+            frames.append(to_frame(channels_last(item), f"image {index}"))
             files.append(unique(Path(name)) + ".jpg")
-        pixels, stride = predictor.image_size, predictor.network.max_stride
-        inputs = [padded(fit(frame.image.shape[:2], pixels), stride) for frame in found]
-        largest = tuple(np.max(inputs, 0).tolist()) if predictor.rect else (pixels, pixels)
+        found = predictor.many(frames)
+        largest = np.max([predictor.input_shape(frame) for frame in frames], 0).tolist()
         return Results(found, files, (len(items), 3, *largest))
 
     def _predictor_as_asked(self) -> Predictor:

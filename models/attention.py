@@ -26,11 +26,14 @@ def check_gate(gate: str) -> None:
 
 
 def _mean_and_maximum_over_channels(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, 2, H, W); its gradient's layout is taken care of as in :func:`models.common.global_mean`."""
-    if not x.requires_grad:
-        return torch.cat((x.mean(1, keepdim=True), x.max(1, keepdim=True).values), 1)
-    x = x.permute(0, 2, 3, 1)
-    return torch.cat((x.mean(-1, keepdim=True), x.max(-1, keepdim=True).values), -1).permute(0, 3, 1, 2)
+    """(B, C, H, W) -> (B, 2, H, W); see :func:`models.common.global_mean` for why in this way."""
+    fast = x.requires_grad or x.dtype == torch.bfloat16
+    mean = x.sum(1, keepdim=True) / x.shape[1] if fast else x.mean(1, keepdim=True)
+    if x.requires_grad:  # the gradient of amax() is slow, as above, and that of max() lies as x does only in this order
+        maximum = x.permute(0, 2, 3, 1).max(-1, keepdim=True).values.permute(0, 3, 1, 2)
+    else:
+        maximum = x.amax(1, keepdim=True)
+    return torch.cat((mean, maximum), 1)
 
 
 class ChannelAttention(nn.Module):

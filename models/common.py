@@ -17,13 +17,14 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 def global_mean(x: Tensor) -> Tensor:
     """The mean over positions: (B, C, H, W) -> (B, C, 1, 1).
 
-    In training, features lie channels last in memory, but the gradient of a mean over the last two dimensions does not,
-    and whatever meets it before the next convolution takes several times as long; that of a mean over (B, H, W, C)'s
-    does. Without gradients the usual order stays: an exported graph is the shorter by two permutations.
+    On a processor torch's own mean of bf16 first makes a copy in fp32, and the gradient of any mean over the last two
+    dimensions does not lie channels last as the features do, which holds up whatever meets it before the next
+    convolution. A sum, accumulated in fp32, has neither fault; but its range would be too small in fp16, which exports
+    may compute in, so that they keep the mean.
     """
-    if not x.requires_grad:
-        return F.adaptive_avg_pool2d(x, 1)
-    return x.permute(0, 2, 3, 1).mean((1, 2), keepdim=True).permute(0, 3, 1, 2)
+    if x.requires_grad or x.dtype == torch.bfloat16:
+        return x.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3])
+    return F.adaptive_avg_pool2d(x, 1)
 
 
 class Conv(nn.Module):

@@ -14,6 +14,7 @@ import torch
 from models.yolo import Network
 from tests.scripts import phantom_yaml
 from tests.simulated import few
+from utils import frames
 from utils.assessment import Assessment, assess
 from utils.config import ROOT, Hyperparameters, hyperparameters_from, load_dataset_config, load_yaml
 from utils.dataset import EchoDataset, prepare
@@ -22,6 +23,14 @@ from utils.log import LOGGER
 
 torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
 GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Leave the repository's cache of frames alone, and find nothing in it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frames, "CACHE_FOLDER", tmp_path_factory.mktemp("cache"))
+        yield
 
 
 @pytest.fixture(autouse=True)

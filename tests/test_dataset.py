@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from tests.phantoms import Box, make_dataset, write_frame, write_image, write_yaml
+from tests.phantoms import Box, make_dataset, settle, write_frame, write_image, write_yaml
+from utils import dataset as module
 from utils import frames
 from utils.augment import Augmenter
 from utils.config import Hyperparameters, load_dataset_config
 from utils.dataset import Batch, EchoDataset, EpochSampler, Key, build_loader, collate, list_images, prepare
+from utils.labels import Label, read_label
 from utils.letterbox import fit, letterbox, padded
 from utils.log import LOGGER, InputError
 
@@ -64,6 +67,17 @@ def test_a_folder_is_searched_recursively_and_sorted(tmp_path: Path) -> None:
     config = load_dataset_config(write_yaml(tmp_path))
     names = [path.relative_to(tmp_path / "images/train").as_posix() for path in list_images(config, "train")]
     assert names == ["a.JPG", "b.png", "d.webp", "deep/er/c.bmp"]
+
+
+def test_names_with_odd_suffixes_are_taken_as_pathlib_takes_them(tmp_path: Path) -> None:
+    top = tmp_path / "images/train"
+    names = ("a.png", ".png", "..png", "b.", "c.png.", "d.tar.PNG", "png", "e.pngx", "z/a.png", "a/z.png", "aa.png")
+    for name in names:
+        (top / name).parent.mkdir(parents=True, exist_ok=True)
+        (top / name).write_bytes(b"")
+    (top / "folder.png").mkdir()
+    found = list_images(load_dataset_config(write_yaml(tmp_path)), "train")
+    assert found == sorted(path for path in top.rglob("*") if path.suffix.lower() == ".png") and len(found) == 7
 
 
 def test_a_list_names_files_from_its_own_folder_or_from_the_root(tmp_path: Path) -> None:
@@ -150,6 +164,86 @@ def test_a_split_whose_every_image_is_bad_is_told(tmp_path: Path) -> None:
         path.write_bytes(b"no image")
     with pytest.raises(InputError, match=r"train: expected images, but none of 2 can be decoded"):
         dataset(tmp_path)
+
+
+# --- opened again ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the label files that are read, as they are."""
+    names: list[str] = []
+
+    def counting(path: Path, nc: int, nv: int) -> Label:
+        names.append(path.name)
+        return read_label(path, nc, nv)
+
+    monkeypatch.setattr(module, "read_label", counting)
+    return names
+
+
+def contents(data: EchoDataset) -> list[Any]:
+    labels = [(label.boxes.tolist(), label.view, label.problems) for label in data.labels]
+    return [data.files, data.originals, data.problems, labels]
+
+
+def test_labels_are_read_once_and_again_where_they_changed(tmp_path: Path, read: list[str]) -> None:
+    make_dataset(tmp_path)
+    labels = sorted((tmp_path / "labels/train").iterdir())
+    labels[0].write_text("9 9\n0 0.5 0.5 0.1 0.1\n")
+    settle(tmp_path)
+    first = dataset(tmp_path)
+    assert len(read) == 6 and len(first.problems) == 1
+    read.clear()
+    assert contents(dataset(tmp_path)) == contents(first) and read == []
+    assert dataset(tmp_path, single_class=True).class_counts().tolist() == [6] and read == []
+    assert contents(dataset(tmp_path)) == contents(first)  # the single class is not in what is kept
+    with pytest.raises(InputError, match="--strict-data"):
+        dataset(tmp_path, strict=True)
+    labels[0].write_text("0 0.5 0.5 0.1 0.1\n")
+    labels[2].unlink()
+    write_frame(tmp_path, "train/p09-1.png", (48, 64), [own_box(1, (48, 64))], 1)
+    settle(tmp_path / "labels", 30)
+    for path in labels[1:2] + labels[3:]:
+        os.utime(path, (0, 0))
+    data = dataset(tmp_path)
+    assert data.problems == [] and len(data) == 7 and data.views().tolist()[2] == -1 and data.views().tolist()[-1] == 1
+    assert len(read) == 7  # all have another time now
+    read.clear()
+    assert dataset(tmp_path).views().tolist() == data.views().tolist()
+    assert read == [labels[2].name]  # a file that may appear is looked for
+
+
+def test_labels_of_another_number_of_classes_or_views_are_read_again(tmp_path: Path, read: list[str]) -> None:
+    make_dataset(tmp_path)
+    settle(tmp_path)
+    dataset(tmp_path)
+    for keys in ({"names": ["a", "b"]}, {"view_names": ["a", "b"]}, {"view_names": None}):
+        read.clear()
+        write_yaml(tmp_path, **keys)
+        data = dataset(tmp_path)
+        assert len(read) == 6 and len(data.problems) == (2 if "names" in keys else 6 if keys["view_names"] else 0)
+
+
+def test_folds_over_one_folder_share_what_is_known(tmp_path: Path, read: list[str]) -> None:
+    make_dataset(tmp_path)
+    files = sorted((tmp_path / "images/train").iterdir())
+    (tmp_path / "fold.txt").write_text("\n".join(str(path) for path in files[1:4]))
+    settle(tmp_path)
+    dataset(tmp_path)
+    read.clear()
+    write_yaml(tmp_path, train="fold.txt")
+    assert dataset(tmp_path).files == files[1:4] and read == []
+
+
+def test_a_cache_that_cannot_be_written_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_dataset(tmp_path)
+    settle(tmp_path)
+    expected = contents(dataset(tmp_path))
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr(frames, "CACHE_FOLDER", tmp_path / "file" / "cache")
+    for mode in frames.CACHE_MODES:
+        assert contents(dataset(tmp_path, cache=mode)) == expected
 
 
 # --- samples ---------------------------------------------------------------------------------------------------------
@@ -300,6 +394,29 @@ def test_collate_numbers_the_boxes_by_their_frame(tmp_path: Path) -> None:
     assert batch.images.shape == (3, 3, 64, 64) and batch.images.dtype == torch.uint8
     assert batch.indices == (2, 1, 0) and batch.geometries[0] == data[2][3]
     assert collate([data[1]]).boxes.shape == (0, 6)
+
+
+def test_images_lie_in_memory_as_frames_do(shapes: Path) -> None:
+    data = dataset(shapes)
+    samples = [data[i] for i in range(4)]
+    images = collate(samples).images
+    assert torch.equal(images, torch.stack([image for image, *_ in samples]))
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    images[0, 0] = 7  # a copy: the frames stay as they are
+    assert torch.equal(data[0][0], samples[0][0])
+
+
+@pytest.mark.parametrize("rect", [False, True])
+def test_workers_keep_the_memorys_order(
+    shapes: Path, hyp: Hyperparameters, monkeypatch: pytest.MonkeyPatch, rect: bool
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    data = dataset(shapes, augmenter=augmenting(hyp))
+    if rect:
+        data.arrange_by_shape(4, 32)
+    for workers in (0, 2):
+        for batch in build_loader(data, 4, workers):
+            assert batch.images.is_contiguous(memory_format=torch.channels_last)
 
 
 def augmenting(hyp: Hyperparameters) -> Augmenter:

@@ -1,67 +1,125 @@
-"""detect.py's own parts; test_main_job.py runs it as a user does."""
+"""detect.py's own parts: batches, folders of everything, errors; test_main_job.py runs it as a user does."""
 
 from __future__ import annotations
 
-import argparse
+import csv
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 import detect
-from utils.flags import parse
-from utils.predict import Prediction
+from tests.exported import saved
+from utils.draw import save
+from utils.log import InputError
 from utils.sources import Frame
+from utils.writer import Writer
 
 
-def options(*arguments: str) -> argparse.Namespace:
-    return parse(detect.FLAGS, "", list(arguments))
+def numbered(count: int) -> Iterator[Frame]:
+    for number in range(count):
+        yield Frame(np.zeros((4, 4, 3), np.uint8), Path("clip.avi"), number, None, None)
 
 
-def frame(path: str, number: int | None = None) -> Frame:
-    image = np.zeros((40, 60, 3), np.uint8)
-    return Frame(image, Path(path), number, None, None)
+@pytest.mark.parametrize(("count", "sizes"), [(0, []), (2, [2]), (6, [3, 3]), (7, [3, 3, 1])])
+def test_batches_keep_order_and_the_last_is_what_is_left(count: int, sizes: list[int]) -> None:
+    found = list(detect.batches(numbered(count), 3))
+    assert [len(batch) for batch in found] == sizes
+    assert [frame.number for batch in found for frame in batch] == list(range(count))
 
 
-PREDICTION = Prediction(np.array([[5, 5, 25, 35, 0.9, 1]], np.float32), np.array([0.1, 0.9], np.float32))
+def test_frames_before_an_error_of_the_source_still_come() -> None:
+    def broken() -> Iterator[Frame]:
+        yield from numbered(4)
+        raise InputError("clip.avi: damaged")
+
+    found = []
+    with pytest.raises(InputError, match="damaged"):
+        for batch in detect.batches(broken(), 3):
+            found.append(len(batch))
+    assert found == [3, 1]
 
 
-def test_frames_of_one_name_from_two_folders_do_not_overwrite_each_other(tmp_path: Path) -> None:
-    with detect.Writer(tmp_path, options("--save-txt"), ("a", "b"), ("x", "y")) as writer:
-        assert writer.take(frame("one/f.jpg"), PREDICTION)
-        assert writer.take(frame("two/f.jpg"), PREDICTION)
-    assert {path.name for path in tmp_path.glob("*.jpg")} == {"f.jpg", "f_2.jpg"}
-    assert {path.name for path in (tmp_path / "labels").iterdir()} == {"f.txt", "f_2.txt"}
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Stills of two shapes, a damaged one and a video among them."""
+    place = tmp_path / "frames"
+    place.mkdir()
+    random = np.random.default_rng(0)
+    for number in range(7):
+        save(place / f"f{number}.png", random.integers(0, 256, (40 if number % 3 else 80, 80, 3), np.uint8))
+    (place / "f3b.png").write_bytes((place / "f3.png").read_bytes()[:500])
+    video = cv2.VideoWriter(str(place / "f4b.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 25, (64, 48))
+    for number in range(5):
+        video.write(np.full((48, 64, 3), 40 * number, np.uint8))
+    video.release()
+    return place
 
 
-def test_a_label_file_holds_boxes_an_empty_line_and_the_view_row(tmp_path: Path) -> None:
-    with detect.Writer(tmp_path, options("--save-txt", "--save-view", "--nosave"), ("a", "b"), ("x", "y")) as writer:
-        writer.take(frame("f.jpg"), PREDICTION)
-        writer.take(frame("g.jpg"), Prediction(np.zeros((0, 6), np.float32), PREDICTION.view))
-    assert (tmp_path / "labels" / "f.txt").read_text() == "1 0.25 0.5 0.333333 0.75\n\n0 1\n"
-    assert (tmp_path / "labels" / "g.txt").read_text() == "\n0 1\n"
-    assert not list(tmp_path.glob("*.jpg"))
+def detected(folder: Path, **options: Any) -> Path:
+    """A run with everything written, at a threshold that an untrained network passes."""
+    return detect.run(
+        weights=str(saved("rect")), source=str(folder), project=str(folder.parent / "runs"), device="cpu", amp=False,
+        conf_thres=0.5, save_txt=True, save_view=True, save_csv=True, save_conf=True, **options,
+    )  # fmt: skip
 
 
-def test_corners_in_pixels_and_confidence_on_request(tmp_path: Path) -> None:
-    arguments = options("--save-txt", "--save-format", "1", "--save-conf", "--nosave")
-    with detect.Writer(tmp_path, arguments, ("a", "b"), ("x", "y")) as writer:
-        writer.take(frame("f.jpg"), PREDICTION)
-    assert (tmp_path / "labels" / "f.txt").read_text() == "1 5 5 25 35 0.9\n"
+def rows(run: Path) -> list[list[str]]:
+    with (run / "predictions.csv").open(newline="") as file:
+        return list(csv.reader(file))[1:]
 
 
-@pytest.mark.parametrize("name", ["../../outside", "a/b", "", ".."])
-def test_a_class_name_never_leads_out_of_the_folder(tmp_path: Path, name: str) -> None:
-    folder = tmp_path / "run"
-    folder.mkdir()
-    with detect.Writer(folder, options("--save-crop", "--nosave"), ("a", name), ("x", "y")) as writer:
-        writer.take(frame("f.jpg"), PREDICTION)
-    (crop,) = folder.rglob("*.jpg")
-    assert crop.parent.parent == folder / "crops"
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+def test_batches_write_what_one_by_one_writes_and_skip_a_damaged_file(
+    folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    runs = [detected(folder, batch_size=size) for size in (1, 3, 100, None)]
+    assert caplog.text.count("skipped") == len(runs) and "f3b.png: truncated" in caplog.text
+    assert capsys.readouterr().out.count(" in 12 frames, ") == len(runs)
+    files = [{path.relative_to(run): path for path in run.rglob("*") if path.is_file()} for run in runs]
+    expected = rows(runs[0])
+    order = list(dict.fromkeys((row[0], row[3]) for row in expected))
+    stills = [(f"f{n}.png", "") for n in range(7)]
+    assert order == [*stills[:5], *(("f4b.avi", str(n)) for n in range(5)), *stills[5:]]
+    for run, found in zip(runs[1:], files[1:], strict=True):
+        assert found.keys() == files[0].keys()
+        for one, other in zip(rows(run), expected, strict=True):
+            assert (one[:2], one[3], one[8]) == (other[:2], other[3], other[8])
+            for column in (2, 4, 5, 6, 7, 9):  # rounding may fall the other way
+                assert one[column] == other[column] or abs(float(one[column]) - float(other[column])) < 0.11
 
 
-def test_formats_that_cannot_be_written_become_png(tmp_path: Path) -> None:
-    with detect.Writer(tmp_path, options(), ("a", "b"), ("x", "y")) as writer:
-        writer.take(frame("f.pfm"), PREDICTION)
-    assert (tmp_path / "f.png").is_file()
+def test_an_error_of_the_writer_ends_the_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Writer, *_: object) -> bool:
+        raise OSError(28, "No space left on device", "x.png")
+
+    monkeypatch.setattr(Writer, "take", full)
+    with pytest.raises(OSError, match="No space left"):
+        detected(folder)
+
+
+def test_with_a_window_frames_go_one_by_one_until_it_is_closed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown: list[str] = []
+
+    def show(image: np.ndarray, still: bool) -> bool:
+        shown.append(threading.current_thread().name)
+        return len(shown) < 3
+
+    monkeypatch.setattr("utils.writer.show", show)
+    monkeypatch.setattr(cv2, "destroyAllWindows", lambda: None)
+    monkeypatch.setattr(detect, "has_screen", lambda: True)
+    run = detected(folder, view_img=True, batch_size=4)
+    assert shown == [threading.main_thread().name] * 3
+    assert len(list(run.glob("*.png"))) == 3 and " in 3 frames, " in capsys.readouterr().out
+    assert "--batch-size 4: frames of cameras, streams and windows go one by one" in caplog.text
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("prefetch", "decode", "writer"))]
+
+
+def test_a_batch_has_at_least_one_frame(folder: Path) -> None:
+    with pytest.raises(InputError, match="--batch-size"):
+        detected(folder, batch_size=0)

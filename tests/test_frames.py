@@ -14,9 +14,9 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.phantoms import encode
-from utils import frames
-from utils.frames import CACHE_MODES, FrameStore
+from tests.phantoms import encode, settle
+from utils import file_cache, frames
+from utils.frames import CACHE_MODES, FrameStore, in_threads
 from utils.images import read_image
 from utils.labels import Problem
 from utils.letterbox import Image, resize
@@ -118,6 +118,83 @@ def test_the_cache_is_plain_bytes_and_json(files: list[Path], cache: Path) -> No
 def test_frames_on_disk_cannot_be_written_to(files: list[Path]) -> None:
     with pytest.raises(ValueError, match="read-only"):
         FrameStore(files, SIZE, "disk")[0][0, 0] = 0
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b'{"bytes": 3}', b"no json"])
+def test_a_damaged_cache_is_written_again(files: list[Path], cache: Path, decoded: list[str], damage: bytes) -> None:
+    FrameStore(files, SIZE, "disk")
+    (index,) = cache.glob("*/index.json")
+    index.write_bytes(damage)
+    decoded.clear()
+    np.testing.assert_array_equal(FrameStore(files, SIZE, "disk")[1], resize(read_image(files[1]), SIZE))
+    assert len(decoded) == len(files) and len(list(cache.iterdir())) == 1
+
+
+def test_a_new_cache_takes_the_place_of_what_was_not_used_for_long(
+    files: list[Path], cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", LOGGER.name)
+    stores = {size: FrameStore(files, size, "disk") for size in (SIZE, 2 * SIZE)}
+    expected = stores[SIZE][1].copy()
+    for folder in cache.iterdir():
+        for path in (folder / "frames.bin", folder / "index.json", folder):
+            os.utime(path, (0, 0))
+    FrameStore(files, 2 * SIZE, "disk")  # used again
+    assert len(list(cache.iterdir())) == 2 and "removed" not in caplog.text  # nothing was written
+    FrameStore(files, 3 * SIZE, "disk")
+    assert len(list(cache.iterdir())) == 2 and "1 entries removed" in caplog.text
+    np.testing.assert_array_equal(stores[SIZE][1], expected)  # a start that uses what was removed goes on
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr(frames, "CACHE_FOLDER", tmp_path / "file" / "cache")
+    store = FrameStore(files, SIZE, "disk")
+    assert store.mode == "none" and store.originals == SHAPES
+    np.testing.assert_array_equal(store[1], resize(read_image(files[1]), SIZE))
+    assert "cannot be written (Not a directory): frames are decoded each time" in caplog.text
+
+
+def test_without_a_cache_shapes_are_known_from_an_earlier_start(files: list[Path], decoded: list[str]) -> None:
+    bad = files[1].with_name("bad.png")
+    bad.write_bytes(b"not an image")
+    settle(bad.parent)
+    files.insert(1, bad)
+    first = FrameStore(files, SIZE, "none")
+    decoded.clear()
+    second = FrameStore(files, SIZE, "none")
+    assert decoded == ["bad.png"]  # what may be at fault is looked at each time
+    assert second.originals == first.originals == [SHAPES[0], None, *SHAPES[1:]]
+    assert second.problems == first.problems and len(first.problems) == 1
+
+
+def test_states_are_taken_before_any_frame_is_read(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    before = file_cache.file_states(files)
+
+    def changing(path: Path) -> Image:
+        image = read_image(path)
+        path.write_bytes(b"changed while it was opened")
+        return image
+
+    monkeypatch.setattr(frames, "read_image", changing)
+    assert FrameStore(files, SIZE).states == before
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 64, 300])
+def test_threads_keep_the_order_and_little_ahead(count: int) -> None:
+    begun: list[int] = []
+
+    def double(item: int) -> int:
+        begun.append(item)
+        return 2 * item
+
+    results = in_threads(double, range(count))
+    for number in range(count):
+        assert next(results) == 2 * number
+        assert len(begun) <= number + 1 + frames.BLOCK + frames.GROUP
+    assert list(results) == [] and len(begun) == count
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")], ids=repr)

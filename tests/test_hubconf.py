@@ -69,6 +69,16 @@ def test_one_frame_in_every_form_gives_the_same(model: Any, tmp_path: Path) -> N
     assert torch.equal(model(tuple(forms[:1])).pred[0], model(forms[0]).pred[0])
 
 
+def test_a_list_gives_what_each_image_gives(model: Any) -> None:
+    images = [frame(height) for height in (48, 20, 48, 70, 30, 48)]
+    model.amp = False
+    results, alone = model(images), [model(image) for image in images]
+    for found, expected in zip(results.pred, (one.pred[0] for one in alone), strict=True):
+        assert len(found) == len(expected)
+        torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+    assert [image.shape[0] for image in results.ims] == [48, 20, 48, 70, 30, 48]
+
+
 def test_attributes_are_heeded_when_they_are_set(model: Any) -> None:
     everything = model(frame()).pred[0]
     model.classes = [2]

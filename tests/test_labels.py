@@ -235,3 +235,33 @@ def test_pixel_corners_are_cut_off_at_the_frames_edge() -> None:
     boxes = np.array([[0, 0.5, 0.5, 0.5, 0.25], [3, 0, 1, 0.5, 0.5]], np.float32)
     np.testing.assert_allclose(pixel_corners(boxes, (40, 80)), [[20, 15, 60, 25], [0, 30, 20, 40]])
     assert pixel_corners(np.zeros((0, 5), np.float32), (40, 80)).shape == (0, 4)
+
+
+# --- kept between starts ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "0 0.1 0.2 0.3 0.4\n", "0 0.1 0.2 0.3 0.4\n1 0.3333333 0.7 1e-7 0.123456789\n\n0 1 0\n", "9 9\n0 0 0\nä\n"],
+)
+def test_a_label_survives_as_plain_values(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text(text, encoding="utf-8")
+    label = read_label(path, 4, 3)
+    again = Label.from_content(path, json.loads(json.dumps(label.content())))
+    assert again.boxes.dtype == label.boxes.dtype and again.boxes.tobytes() == label.boxes.tobytes()
+    assert again.boxes.shape == label.boxes.shape and again.boxes.flags.writeable
+    assert again.view == label.view and again.problems == label.problems
+    assert [str(problem) for problem in again.problems] == [str(problem) for problem in label.problems]
+
+
+def test_a_file_that_is_itself_at_fault_has_no_content(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xff\xfe")
+    assert read_label(path, 4, 3).content() is None
+
+
+@pytest.mark.parametrize("content", [None, 3, [], [[[1, 2]], 0, []], ["x", 0, []], [[], "x", []], [[], 0, [3]]])
+def test_content_that_is_no_label_is_refused(content: object) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        Label.from_content(Path("a.txt"), content)

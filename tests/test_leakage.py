@@ -14,14 +14,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
-from tests.phantoms import encode, write_yaml
+from tests.phantoms import encode, settle, write_yaml
 from utils import leakage
 from utils.config import load_dataset_config
 from utils.dataset import EchoDataset
 from utils.leakage import BYTES, NEAR_IDENTICAL, Example, Fingerprint, Hashes, Leakage, compare, hash_frame, nearest
 from utils.letterbox import Image, resize
 from utils.log import InputError
+from utils.preprocess import Preprocessor
 
 SIZE = 96
 
@@ -141,6 +143,63 @@ def test_without_a_cache_the_frames_are_the_same(parts: Parts) -> None:
     train, _ = parts({f"p01-f{i}.png": fan(i) for i in range(3)}, {"p02-f0.png": fan(9)})
     uncached = EchoDataset(train.config, "train", SIZE, cache="none")
     np.testing.assert_array_equal(Fingerprint.of(uncached).hashes, Fingerprint.of(train).hashes)
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Image]:
+    """The frames that are hashed, as they are."""
+    images: list[Image] = []
+
+    def counting(image: Image) -> NDArray[np.uint8]:
+        images.append(image)
+        return hash_frame(image)
+
+    monkeypatch.setattr(leakage, "hash_frame", counting)
+    return images
+
+
+def test_frames_are_hashed_once_for_a_size_and_filters(parts: Parts, tmp_path: Path, hashed: list[Image]) -> None:
+    train, _ = parts({f"p01-f{i}.png": fan(i) for i in range(4)}, {"p02-f0.png": fan(9)})
+    settle(tmp_path)
+    train = EchoDataset(train.config, "train", SIZE)
+    first = Fingerprint.of(train)
+    assert len(hashed) == 4
+    for mode in ("ram", "none", "disk"):
+        again = Fingerprint.of(EchoDataset(train.config, "train", SIZE, cache=mode))
+        np.testing.assert_array_equal(again.hashes, first.hashes)
+    assert len(hashed) == 4
+    Fingerprint.of(EchoDataset(train.config, "train", 2 * SIZE))
+    assert len(hashed) == 8
+    Fingerprint.of(EchoDataset(train.config, "train", SIZE, preprocessor=Preprocessor(gamma=0.5)))
+    assert len(hashed) == 12
+
+
+def test_a_frame_that_changed_is_hashed_again(parts: Parts, tmp_path: Path, hashed: list[Image]) -> None:
+    train, _ = parts({f"p01-f{i}.png": fan(i, 192 + i) for i in range(4)}, {"p02-f0.png": fan(9)})
+    settle(tmp_path)
+    before = Fingerprint.of(EchoDataset(train.config, "train", SIZE))
+    train.files[1].write_bytes(encode(".png", fan(20)))
+    changed = EchoDataset(train.config, "train", SIZE)
+    hashed.clear()
+    after = Fingerprint.of(changed)
+    assert len(hashed) == 1
+    np.testing.assert_array_equal(after.hashes[[0, 2, 3]], before.hashes[[0, 2, 3]])
+    np.testing.assert_array_equal(after.hashes[1], hash_frame(changed.frame(1).image))
+    changed.arrange_by_shape(2, 32)
+    rearranged = Fingerprint.of(changed)
+    for path, row in zip(changed.files, rearranged.hashes, strict=True):
+        np.testing.assert_array_equal(row, after.hashes[train.files.index(path)])
+
+
+def test_a_frame_that_changes_while_it_is_opened_is_not_mistaken(parts: Parts, tmp_path: Path) -> None:
+    train, _ = parts({"p01-f1.png": fan(1), "p01-f2.png": fan(2)}, {"p02-f0.png": fan(9)})
+    settle(tmp_path)
+    opened = EchoDataset(train.config, "train", SIZE)
+    opened.files[0].write_bytes(encode(".png", fan(3)))  # between decoding and hashing
+    settle(tmp_path, 30)
+    Fingerprint.of(opened)
+    now = EchoDataset(train.config, "train", SIZE)
+    np.testing.assert_array_equal(Fingerprint.of(now).hashes[0], hash_frame(now.frame(0).image))
 
 
 @pytest.mark.parametrize("colours", [(0, 0), (0, 255)], ids=["both black", "black and white"])

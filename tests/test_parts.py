@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
 import train
-from tests.phantoms import make_dataset, write_frame, write_yaml
+from tests.phantoms import make_dataset, settle, write_frame, write_yaml
+from utils import dataset, frames, leakage
 from utils.config import ROOT, Hyperparameters, load_hyperparameters
 from utils.flags import from_keywords
 from utils.log import InputError
@@ -61,3 +67,59 @@ def test_a_part_in_which_no_view_is_known_is_refused(tmp_path: Path, rules: Hype
 def test_options_out_of_range_are_one_line(tmp_path: Path, rules: Hyperparameters, keywords: dict[str, object]) -> None:
     with pytest.raises(InputError, match=f"--{next(iter(keywords))}".replace("_", ".")):
         opened(make_dataset(tmp_path), rules, **keywords)
+
+
+# --- what opening costs, by counting: seconds would tell more of the machine ------------------------------------------
+
+
+class Work:
+    """Counts of the costly steps of an opening, and of all calls of Python functions in this thread."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.counts: Counter[str] = Counter()
+        for module, name in ((frames, "read_image"), (dataset, "read_label"), (leakage, "hash_frame")):
+            monkeypatch.setattr(module, name, self._counting(name, getattr(module, name)))
+        monkeypatch.setattr(Path, "stat", self._counting("stat", Path.stat))
+
+    def _counting(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any, **keywords: Any) -> Any:
+            self.counts[name] += 1
+            return function(*arguments, **keywords)
+
+        return counted
+
+    def of(self, data: Path, hyp: Hyperparameters, mode: str) -> Counter[str]:
+        """Open both parts, and count."""
+        self.counts = Counter()
+
+        def profile(frame: FrameType, event: str, argument: Any) -> None:
+            if event == "call":
+                self.counts["calls"] += 1
+
+        sys.setprofile(profile)
+        try:
+            opened(data, hyp, cache=mode)
+        finally:
+            sys.setprofile(None)
+        return self.counts
+
+
+@pytest.mark.parametrize("mode", frames.CACHE_MODES)
+def test_work_a_frame_does_not_grow_with_the_frames_and_is_not_done_twice(
+    tmp_path: Path, rules: Hyperparameters, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    monkeypatch.setattr(frames, "CACHE_FOLDER", tmp_path / "cache")
+    work, val, first, second = Work(monkeypatch), 4, {}, {}
+    for count in (20, 100, 180, 260):  # the first takes what a process does once
+        data = make_dataset(tmp_path / str(count), train=count, val=val)
+        settle(data.parent)
+        first[count], second[count] = (work.of(data, rules, mode) for _ in range(2))
+        both = count + val
+        assert first[count]["read_label"] == first[count]["hash_frame"] == both
+        assert first[count]["read_image"] == (2 * both if mode == "none" else both)
+        assert second[count]["read_label"] == second[count]["hash_frame"] == 0
+        assert second[count]["read_image"] == (both if mode == "ram" else 0)
+    for counts in (first, second):
+        for name in ("calls", "stat"):
+            earlier, later = (counts[b][name] - counts[a][name] for a, b in ((100, 180), (180, 260)))
+            assert later <= 1.1 * earlier, name  # 80 frames more cost the same, however many there are

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 
+from tests.exported import exported, saved
 from tests.test_checkpoint import content, network
 from utils import checkpoint
 from utils.draw import draw, save
 from utils.letterbox import letterbox
 from utils.log import InputError
 from utils.predict import Prediction, load, to_frame
+from utils.runtimes import usual_batch
 
 
 def lively(path: Path) -> Path:
@@ -83,6 +87,81 @@ def test_frames_are_padded_as_in_training(weights: Path, tmp_path: Path) -> None
     assert (square.rect, rect.rect) == (False, True)
     first, second = square(frame(20)).view, rect(frame(20)).view
     assert first is not None and second is not None and not np.allclose(first, second)
+
+
+def various() -> list[np.ndarray]:
+    """Frames of several shapes; some, also not side by side, are padded to the same one."""
+    random = np.random.default_rng(1)
+    shapes = [(48, 80), (20, 80), (48, 80), (80, 48), (30, 100), (40, 70), (20, 80)]
+    return [random.integers(0, 256, (*shape, 3), np.uint8) for shape in shapes]
+
+
+def assert_alike(found: list[Prediction], expected: list[Prediction]) -> None:
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert np.shares_memory(one.image, other.image) and len(one) == len(other)
+        np.testing.assert_allclose(one.boxes[:, :4], other.boxes[:, :4], atol=1e-3)
+        np.testing.assert_allclose(one.boxes[:, 4:], other.boxes[:, 4:], atol=1e-5)
+        assert (one.view is None) == (other.view is None)
+        if one.view is not None and other.view is not None:
+            np.testing.assert_allclose(one.view, other.view, atol=1e-5)
+    assert sum(map(len, found))
+
+
+@pytest.mark.parametrize("name", ["joint", "rect", "detector", "dual"])
+@pytest.mark.parametrize("batch_size", [0, 2, 100])
+def test_several_frames_give_what_each_gives_by_itself(name: str, batch_size: int) -> None:
+    predictor = load(saved(name), "cpu", amp=False, conf_thres=0.3, max_det=20)
+    frames = various()
+    assert predictor.rect == (name == "rect")
+    assert_alike(predictor.many(frames, batch_size), [predictor(image) for image in frames])
+
+
+def test_an_export_for_two_frames_takes_any_number() -> None:
+    predictor = load(exported("torchscript", imgsz=64, batch_size=2), "cpu", conf_thres=0.3, max_det=20)
+    assert usual_batch(predictor.network, predictor.compute) == 2
+    frames = various()[:5]
+    assert_alike(predictor.many(frames), [predictor(image) for image in frames])
+
+
+class Recorder:
+    """A network that notes the shapes it is called with."""
+
+    max_stride = 32
+
+    def __init__(self, network: Any) -> None:
+        self.network, self.shapes = network, list[tuple[int, ...]]()
+
+    def __call__(self, images: torch.Tensor, /) -> Any:
+        assert images.is_contiguous(memory_format=torch.channels_last)
+        self.shapes.append(tuple(images.shape))
+        return self.network(images)
+
+
+def test_frames_of_one_padded_shape_go_through_together_and_no_neighbour_changes_it() -> None:
+    predictor = load(saved("rect"), "cpu", amp=False)
+    recorder = Recorder(predictor.network)
+    predictor = replace(predictor, network=recorder)
+    predictor.many(various())
+    assert recorder.shapes == [(4, 3, 64, 64), (3, 3, 32, 64)]
+    recorder.shapes.clear()
+    predictor.many(various(), 3)
+    assert recorder.shapes == [(3, 3, 64, 64), (1, 3, 64, 64), (3, 3, 32, 64)]
+    assert predictor.many([]) == []
+
+
+def test_each_frame_has_its_share_of_the_time(weights: Path) -> None:
+    predictor = load(weights, "cpu")
+    start = time.perf_counter()
+    found = predictor.many([frame()] * 4, 4)
+    passed = 1000 * (time.perf_counter() - start)
+    assert len({one.milliseconds for one in found}) == 1
+    assert 0 < sum(sum(one.milliseconds) for one in found) <= passed
+
+
+def test_of_several_images_the_wrong_one_is_named(weights: Path) -> None:
+    with pytest.raises(InputError, match="image 1: expected uint8"):
+        load(weights, "cpu").many([frame(), np.zeros((4, 5, 3))])
 
 
 BOXES = np.array([[5, 6, 25, 36, 0.81, 1], [0, 2, 10.5, 20, 0.404, 3]], np.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.phantoms import GREEN, encode, picture, write_image
+from utils import sources
 from utils.log import InputError
-from utils.sources import Frame, open_source, prefetch
+from utils.sources import DECODERS, Frame, open_source, prefetch
 
 
 def write_video(path: Path, frames: int = 10) -> Path:
@@ -35,7 +37,7 @@ def shown_numbers(frames: list[Frame]) -> list[int]:
 @pytest.fixture(autouse=True)
 def no_thread_left() -> Iterator[None]:
     yield
-    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("prefetch", "decode"))]
 
 
 @pytest.fixture
@@ -389,7 +391,7 @@ def test_prefetch_takes_depth_items_ahead_and_no_more() -> None:
         with moved:
             assert moved.wait_for(lambda i=i: len(taken) == i + 4, timeout=5)  # type: ignore[misc]
     assert threading.active_count() > 1
-    ahead.close()  # type: ignore[attr-defined]
+    ahead.close()
     assert taken == list(range(8))
 
 
@@ -418,5 +420,48 @@ def test_an_error_of_the_consumer_ends_the_thread(tmp_path: Path) -> None:
         for frame in frames:
             assert frame.number is not None
             1 // frame.number
-    frames.close()  # type: ignore[attr-defined]
+    frames.close()
     assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+
+
+def test_stills_are_decoded_several_at_once_and_come_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(12):
+        write_image(tmp_path / f"{i}.png")
+    write_video(tmp_path / "5b.avi", 3)
+    together = threading.Barrier(DECODERS, timeout=5)  # passed only by as many threads at once
+
+    def decode(path: Path) -> NDArray[np.uint8]:
+        if int(path.stem) < DECODERS:
+            together.wait()
+        return np.full((2, 2, 3), int(path.stem), np.uint8)
+
+    monkeypatch.setattr(sources, "read_image", decode)
+    frames = list(open_source(str(tmp_path)))
+    assert [frame.path.name for frame in frames] == [
+        *(f"{i}.png" for i in range(6)), *["5b.avi"] * 3, *(f"{i}.png" for i in range(6, 12)),
+    ]  # fmt: skip
+    assert shown_numbers(frames[6:9]) == [0, 1, 2]
+    assert all((frame.image == int(frame.path.stem)).all() for frame in frames[:6] + frames[9:])
+
+
+def test_no_more_stills_are_decoded_ahead_than_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(40):
+        write_image(tmp_path / f"{i}.png")
+    begun: list[str] = []
+
+    def decode(path: Path) -> NDArray[np.uint8]:
+        begun.append(path.name)
+        return picture()
+
+    monkeypatch.setattr(sources, "read_image", decode)
+    source = open_source(str(tmp_path))
+    source.ahead = 8
+    frames = iter(source)
+    next(frames)
+    deadline = time.monotonic() + 5
+    while len(begun) < 9 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    assert 9 <= len(begun) <= 9 + DECODERS
+    frames.close()
+    assert len(begun) <= 10 + 2 * DECODERS

@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from utils import frames, labels
 from utils.augment import Augmenter, Sample
 from utils.config import DatasetConfig, class_names
+from utils.file_cache import Kind, collection_paused, file_states, remembered
 from utils.frames import FrameStore
 from utils.groups import patients
 from utils.images import IMAGE_SUFFIXES
@@ -37,7 +39,7 @@ class Batch:
     """A batch of B frames.
 
     Attributes:
-        images: uint8 (B, 3, H, W), RGB.
+        images: uint8 (B, 3, H, W), RGB; in memory a pixel's channels lie together, as in the frames.
         boxes: float32 (N, 6): frame in the batch, class, centre x, centre y, width, height, normalised to H and W.
         views: int64 (B,), -1 where unlabelled.
         geometries: how each frame was letterboxed.
@@ -80,12 +82,14 @@ class EchoDataset(Dataset[tuple[Tensor, NDArray[np.float32], int, Geometry, int]
 
     Attributes:
         names: box classes, one with ``single_class``.
+        states: of each frame's file, before it was read; see :func:`utils.file_cache.file_states`.
         problems: what is wrong with the split's files, and what was done.
 
     Raises:
         InputError: the split is absent or empty; a problem, with ``strict``.
     """
 
+    @collection_paused()
     def __init__(
         self,
         config: DatasetConfig,
@@ -104,19 +108,17 @@ class EchoDataset(Dataset[tuple[Tensor, NDArray[np.float32], int, Geometry, int]
         self.names = class_names(config, single_class)
         files = list_images(config, split)
         store = FrameStore(files, size, cache, f"{split} frames", preprocessor)
-        nc, sources = len(config.names), label_of or {}
-        labels = [
-            read_label(label_path(sources.get(path, path)), nc, len(config.view_names))
-            for path in progress(files, f"{split} labels", unit="file", leave=False)
-        ]
-        self.problems = [*store.problems, *(problem for label in labels for problem in label.problems)]
+        sources = label_of or {}
+        found = _read_labels(config, split, [label_path(sources.get(path, path)) for path in files])
+        self.problems = [*store.problems, *(problem for label in found for problem in label.problems)]
         _report(self.problems, config, split, strict)
-        self._store = store
+        self._store, self.preprocessor = store, store.preprocessor
         self._rows = [row for row, original in enumerate(store.originals) if original is not None]
         if not self._rows:
             raise InputError(f"{config.file}: {split}: expected images, but none of {len(files)} can be decoded")
-        self.labels: list[Label] = [labels[row] for row in self._rows]
+        self.labels: list[Label] = [found[row] for row in self._rows]
         self.files: list[Path] = [files[row] for row in self._rows]
+        self.states = [store.states[row] for row in self._rows]
         self.originals: list[tuple[int, int]] = [shape for shape in store.originals if shape is not None]
         self.batch_shapes: list[tuple[int, int]] | None = None
         if single_class:
@@ -142,7 +144,7 @@ class EchoDataset(Dataset[tuple[Tensor, NDArray[np.float32], int, Geometry, int]
             stride: pixels; sides become whole strides.
         """
         order = np.argsort([height / width for height, width in self.originals], kind="stable")
-        for attribute in ("_rows", "labels", "files", "originals"):
+        for attribute in ("_rows", "labels", "files", "states", "originals"):
             values = getattr(self, attribute)
             setattr(self, attribute, [values[i] for i in order])
         self.batch_shapes = []
@@ -211,8 +213,9 @@ def collate(samples: Sequence[tuple[Tensor, NDArray[np.float32], int, Geometry, 
     """Samples -> :class:`Batch`."""
     images, boxes, views, geometries, indices = zip(*samples, strict=True)
     rows = [np.insert(box, 0, position, axis=1) for position, box in enumerate(boxes)]
+    frames_first = torch.stack([image.permute(1, 2, 0) for image in images])  # as they lie in memory: plain copies
     return Batch(
-        torch.stack(images),
+        frames_first.permute(0, 3, 1, 2),
         torch.from_numpy(np.concatenate(rows).astype(np.float32)),
         torch.tensor(views, dtype=torch.int64),
         geometries,
@@ -268,7 +271,7 @@ def list_images(config: DatasetConfig, split: str) -> list[Path]:
     files: list[Path] = []
     for entry in config.splits[split]:
         if entry.is_dir():
-            files += sorted(path for path in entry.rglob("*") if path.suffix[1:].lower() in IMAGE_SUFFIXES)
+            files += sorted(_images_below(entry))
         elif entry.is_file() and entry.suffix == ".txt":
             files += _listed(entry, config.root)
         else:
@@ -276,6 +279,29 @@ def list_images(config: DatasetConfig, split: str) -> list[Path]:
     if not files:
         raise InputError(f"{config.file}: {split}: no image in {', '.join(map(str, config.splits[split]))}")
     return list(dict.fromkeys(files))
+
+
+def _images_below(top: Path) -> Iterator[Path]:
+    """What has an image's suffix in a folder and in those below, links to folders not followed."""
+    for place, folders, files in os.walk(top):
+        folder = Path(place)
+        for name in (*folders, *files):
+            stem, _, suffix = name.rpartition(".")
+            if stem and suffix.lower() in IMAGE_SUFFIXES:
+                yield folder / name
+
+
+def _read_labels(config: DatasetConfig, split: str, paths: Sequence[Path]) -> list[Label]:
+    """The label of each file; those that have not changed since an earlier start are not read again."""
+    nc, nv = len(config.names), len(config.view_names)
+
+    def compute(missing: list[int]) -> Iterator[Label]:
+        for index in progress(missing, f"{split} labels", unit="file", leave=False):
+            yield read_label(paths[index], nc, nv)
+
+    kind = Kind(f"labels of {nc} classes and {nv} views", (labels,))
+    states = file_states(paths)
+    return remembered(frames.CACHE_FOLDER, kind, paths, states, compute, Label.content, Label.from_content)
 
 
 def _listed(path: Path, root: Path) -> list[Path]:

@@ -34,7 +34,7 @@ class Compute:
 
     def place(self, network: AnyModule) -> AnyModule:
         """Move a network to the device, in the layout; returns it."""
-        return network.to(self.device, memory_format=self.layout)  # type: ignore[call-overload,no-any-return]
+        return network.to(self.device, memory_format=self.layout)  # type: ignore[call-overload]
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
         """The context for a forward pass."""

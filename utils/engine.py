@@ -240,8 +240,15 @@ class Evaluation:
 
 
 def inference_copy(network: AnyModule, compute: Compute) -> AnyModule:
-    """The form in which every script evaluates a network: fused, in fp32, on the device and in its layout."""
-    return compute.place(fused(network).float())
+    """The form in which every script evaluates a network: fused, on the device and in its layout.
+
+    Weights are in fp32 but for those that autocast would cast at each call, which are cast here, once.
+    """
+    ready = fused(network).float()
+    for module in ready.modules():
+        if compute.amp is not None and isinstance(module, nn.Conv2d | nn.Linear):
+            module.to(compute.amp)
+    return compute.place(ready)
 
 
 @torch.inference_mode()

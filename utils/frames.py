@@ -1,6 +1,7 @@
 """Frames decoded and resized once, then kept: in RAM, in one flat file on disk, or not at all (decoded each time).
 
-The file is plain bytes beside a json index, no pickle; it is found again by the frames' paths, sizes and times.
+The file is plain bytes beside a json index, no pickle; it is found again by the frames' paths, sizes and times. A new
+one takes the place of what was not used for long; see :func:`utils.file_cache.prune`.
 """
 
 from __future__ import annotations
@@ -10,15 +11,19 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import cv2
 import numpy as np
 import psutil
 
+from utils import images
 from utils.config import ROOT
+from utils.file_cache import Kind, file_states, prune, remembered, touch
 from utils.images import read_image
 from utils.labels import Problem
 from utils.letterbox import Image, resize
@@ -28,6 +33,9 @@ from utils.preprocess import Preprocessor
 CACHE_FOLDER = ROOT / ".frame_cache"
 CACHE_MODES = ("ram", "disk", "none")
 BLOCK = 64  # frames decoded ahead: bounds the memory that decoding takes
+GROUP = 4  # frames handed to a thread at once: of small ones, handing over costs more than the work
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 
 class FrameStore:
@@ -37,11 +45,12 @@ class FrameStore:
         files: of the frames.
         size: pixels of the longer side.
         mode: "ram", "disk" or "none"; RAM falls back to disk, and says so, where the frames would not fit into half of
-            what is free.
+            what is free. A disk cache that cannot be written is done without.
         description: of the progress bar.
         preprocessor: filters each frame before it is resized.
 
     Attributes:
+        states: of the files, before any of them was read; see :func:`utils.file_cache.file_states`.
         problems: files that cannot be decoded; :attr:`originals` is None for them.
         originals: (height, width) in the file, a frame each.
     """
@@ -58,6 +67,7 @@ class FrameStore:
         self.size = size
         self.preprocessor = preprocessor or Preprocessor()
         self.mode = _affordable(mode, len(self.files), size)
+        self.states = file_states(self.files)
         self.problems: list[Problem] = []
         self.originals: list[tuple[int, int] | None] = []
         self._ram: list[Image | None] = []
@@ -65,10 +75,12 @@ class FrameStore:
         self._index: list[tuple[int, int, int]] = []  # offset, height, width
         if self.mode == "disk":
             self._open_disk(description)
-        else:
-            for image, original in self._decoded(description):
-                self._ram.append(image if self.mode == "ram" else None)
+        if self.mode == "ram":
+            for image, original in self._decoded(description, self.files):
+                self._ram.append(image)
                 self.originals.append(original)
+        if self.mode == "none":
+            self._find_originals(description)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -83,20 +95,26 @@ class FrameStore:
             return np.asarray(self._disk[offset : offset + height * width * 3].reshape(height, width, 3))
         return resize(self.preprocessor(read_image(self.files[index])), self.size)
 
-    def _decoded(self, description: str) -> Iterator[tuple[Image | None, tuple[int, int] | None]]:
+    def _decoded(
+        self, description: str, files: Sequence[Path]
+    ) -> Iterator[tuple[Image | None, tuple[int, int] | None]]:
         """Each frame, resized, with its original (height, width); (None, None) and a problem for a bad file."""
-        with (
-            ThreadPoolExecutor(os.cpu_count()) as pool,
-            progress(range(0), description, total=len(self), unit="frame", leave=False) as bar,
-        ):
-            for start in range(0, len(self), BLOCK):
-                for result in pool.map(self._decode, self.files[start : start + BLOCK]):
-                    bar.update()
-                    if isinstance(result, Problem):
-                        self.problems.append(result)
-                        yield None, None
-                    else:
-                        yield result
+        results = in_threads(self._decode, files)
+        for result in progress(results, description, total=len(files), unit="frame", leave=False):
+            if isinstance(result, Problem):
+                self.problems.append(result)
+                yield None, None
+            else:
+                yield result
+
+    def _find_originals(self, description: str) -> None:
+        """Decode the frames whose (height, width) is not known from an earlier start; bad files each time."""
+
+        def compute(missing: list[int]) -> Iterator[tuple[int, int] | None]:
+            return (shape for _, shape in self._decoded(description, [self.files[index] for index in missing]))
+
+        kind = Kind(f"height and width {cv2.__version__}", (images,))
+        self.originals = remembered(CACHE_FOLDER, kind, self.files, self.states, compute, _as_is, _as_shape)
 
     def _decode(self, path: Path) -> tuple[Image, tuple[int, int]] | Problem:
         try:
@@ -107,26 +125,32 @@ class FrameStore:
 
     def _open_disk(self, description: str) -> None:
         folder = CACHE_FOLDER / self._key()
-        record = _read_record(folder)
-        if record is None:
+        opened = _read_cache(folder)
+        if opened is None:
             shutil.rmtree(folder, ignore_errors=True)
-            self._write_disk(folder, description)
-            record = _read_record(folder)
-            assert record is not None
+            try:
+                CACHE_FOLDER.mkdir(parents=True, exist_ok=True)
+                draft = Path(tempfile.mkdtemp(dir=CACHE_FOLDER, prefix="draft-"))
+            except OSError as error:
+                LOGGER.warning("%s: cannot be written (%s): frames are decoded each time", CACHE_FOLDER, error.strerror)
+                self.mode = "none"
+                return
+            self._write_disk(draft, folder, description)
+            opened = _read_cache(folder)
+            assert opened is not None
+            prune(folder)
+        touch(folder)
+        record, self._disk = opened
         self._index = [tuple(entry) for entry in record["index"]]
         self.originals = [tuple(shape) if shape else None for shape in record["originals"]]
         self.problems = [Problem(Path(path), None, rule, action) for path, rule, action in record["problems"]]
-        if any(self.originals):
-            self._disk = np.memmap(folder / "frames.bin", np.uint8, mode="r")
 
-    def _write_disk(self, folder: Path, description: str) -> None:
+    def _write_disk(self, draft: Path, folder: Path, description: str) -> None:
         """Fill a folder beside the final one and rename it, so that a cut-off start leaves no half cache."""
-        CACHE_FOLDER.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(dir=CACHE_FOLDER, prefix="draft-"))
         try:
             index, originals, offset = [], [], 0
             with (draft / "frames.bin").open("wb") as file:
-                for image, original in self._decoded(description):
+                for image, original in self._decoded(description, self.files):
                     height, width = image.shape[:2] if image is not None else (0, 0)
                     index.append((offset, height, width))
                     originals.append(original)
@@ -146,22 +170,50 @@ class FrameStore:
     def _key(self) -> str:
         """A name for these frames at this size: changes when a file does."""
         digest = hashlib.sha256(f"2 {self.size} {self.preprocessor}".encode())
-        for path in self.files:
-            state = path.stat() if path.exists() else None
-            digest.update(
-                f"\0{path}\0{state and (state.st_size, state.st_mtime_ns)}".encode("utf-8", "surrogateescape")
-            )
+        for path, state in zip(self.files, self.states, strict=True):
+            known = state and (state.size, state.changed_ns)
+            digest.update(f"\0{path}\0{known}".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()[:24]
 
 
-def _read_record(folder: Path) -> dict[str, Any] | None:
-    """The index of a cache, or None where there is none or it is damaged."""
+def in_threads(function: Callable[[Given], Made], items: Sequence[Given]) -> Iterator[Made]:
+    """The function of each item, in their order, computed in threads and at most ``BLOCK`` items ahead."""
+    ahead: deque[Future[list[Made]]] = deque()
+
+    def group(start: int) -> list[Made]:
+        return [function(item) for item in items[start : start + GROUP]]
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            for start in range(0, len(items), GROUP):
+                ahead.append(pool.submit(group, start))
+                if len(ahead) * GROUP >= BLOCK:
+                    yield from ahead.popleft().result()
+            while ahead:
+                yield from ahead.popleft().result()
+        finally:  # after an error, what has not begun is left
+            for future in ahead:
+                future.cancel()
+
+
+def _as_is(value: Made) -> Made:
+    return value
+
+
+def _as_shape(_: Path, content: Any) -> tuple[int, int]:
+    height, width = content
+    return int(height), int(width)
+
+
+def _read_cache(folder: Path) -> tuple[dict[str, Any], np.memmap | None] | None:
+    """The index of a cache and its frames' bytes, None without any; None where there is no cache or a damaged one."""
     try:
         record = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        whole = (folder / "frames.bin").stat().st_size == record["bytes"]
+        if (folder / "frames.bin").stat().st_size != record["bytes"]:
+            return None
+        return record, np.memmap(folder / "frames.bin", np.uint8, mode="r") if record["bytes"] else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return record if whole else None
 
 
 def _affordable(mode: str, count: int, size: int) -> str:

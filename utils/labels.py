@@ -8,8 +8,9 @@ row is left out and reported, the rest of its file counts.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,15 +46,33 @@ class Label:
     view: int
     problems: tuple[Problem, ...]
 
+    def content(self) -> list[Any] | None:
+        """Plain values for :meth:`from_content`; None where not the file's rows but the file itself is at fault."""
+        if any(problem.line is None for problem in self.problems):
+            return None
+        return [self.boxes.tolist(), self.view, [problem[1:] for problem in self.problems]]
+
+    @classmethod
+    def from_content(cls, path: Path, content: Any) -> Label:
+        """The label of the file ``path`` that gave this content; ValueError or TypeError where none can."""
+        boxes, view, problems = content
+        found = tuple(Problem(path, int(line), str(rule), str(action)) for line, rule, action in problems)
+        return cls(np.array(boxes, np.float32).reshape(-1, 5), int(view), found)
+
 
 def label_path(image: Path) -> Path:
     """The label file of an image: its last folder ``images`` becomes ``labels``, its suffix ``.txt``."""
-    parts = list(image.parts)
-    for index in range(len(parts) - 2, -1, -1):
+    return (_label_folder(image.parent) / image.name).with_suffix(".txt")
+
+
+@lru_cache(maxsize=1024)  # a dataset's frames lie in few folders
+def _label_folder(folder: Path) -> Path:
+    parts = list(folder.parts)
+    for index in range(len(parts) - 1, -1, -1):
         if parts[index] == "images":
             parts[index] = "labels"
             break
-    return Path(*parts).with_suffix(".txt")
+    return Path(*parts)
 
 
 def read_label(path: Path, nc: int, nv: int) -> Label:

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
+import PIL
 import torch
 from numpy.typing import NDArray
 
+from utils import frames, images, letterbox, preprocess
 from utils.dataset import EchoDataset
+from utils.file_cache import Kind, remembered
 from utils.letterbox import Image
 from utils.log import InputError, progress
 
@@ -62,7 +66,10 @@ class Fingerprint:
 
     @classmethod
     def of(cls, dataset: EchoDataset) -> Fingerprint:
-        """The fingerprint of a dataset's part, from its frames as they are cached: about a millisecond each."""
+        """The fingerprint of a dataset's part, from its frames as they are cached: under a millisecond each.
+
+        Hashes of frames whose files have not changed since an earlier start are not computed again.
+        """
         owners = _owners(dataset)
         patients = None if owners is None else tuple(sorted(set(owners)))
         return cls(patients, _hashes(dataset), tuple(dataset.files))
@@ -257,10 +264,26 @@ def _bits_set(words: NDArray[np.uint64]) -> NDArray[np.uint16]:
 
 def _hashes(dataset: EchoDataset) -> Hashes:
     """(n, 72): the hash of each frame of a dataset."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(lambda index: hash_frame(dataset.frame(index).image), range(len(dataset)))
-        bar = progress(results, f"{dataset.split} fingerprint", total=len(dataset), unit="frame", leave=False)
-        return np.stack(list(bar))
+
+    def compute(missing: list[int]) -> Iterator[NDArray[np.uint8]]:
+        results = frames.in_threads(lambda index: hash_frame(dataset.frame(index).image), missing)
+        description = f"{dataset.split} fingerprint"
+        return iter(progress(results, description, total=len(missing), unit="frame", leave=False))
+
+    made_with = f"OpenCV {cv2.__version__} Pillow {PIL.__version__} ImageHash {version('ImageHash')}"
+    kind = Kind(
+        f"{HASH} {SIDE} of frames of {dataset.size} {dataset.preprocessor} {made_with}",
+        (images, preprocess, letterbox, sys.modules[__name__]),
+    )
+    hashes = remembered(
+        frames.CACHE_FOLDER, kind, dataset.files, dataset.states, compute, lambda row: row.tobytes().hex(), _from_hex
+    )
+    return np.stack(hashes)
+
+
+def _from_hex(_: Path, content: Any) -> NDArray[np.uint8]:
+    """A hash (72,) out of a table; ValueError or TypeError where it is none."""
+    return np.frombuffer(bytes.fromhex(content), np.uint8).reshape(BYTES)
 
 
 def hash_frame(image: Image) -> NDArray[np.uint8]:

@@ -103,8 +103,8 @@ def match(detections: Tensor, labels: Tensor) -> NDArray[np.bool_]:
     correct = np.zeros((len(detections), len(IOU_THRESHOLDS)), bool)
     if not len(detections) or not len(labels):
         return correct
-    iou = box_iou(labels[:, 1:], detections[:, :4])
-    iou = iou.where(labels[:, :1] == detections[None, :, 5], iou.new_zeros(())).cpu().numpy()
+    overlap = box_iou(labels[:, 1:], detections[:, :4])
+    iou = overlap.where(labels[:, :1] == detections[None, :, 5], overlap.new_zeros(())).cpu().numpy()
     for column, threshold in enumerate(IOU_THRESHOLDS.tolist()):
         _, found = _pairs(iou, threshold, by_overlap=False)
         correct[found, column] = True

@@ -20,12 +20,12 @@ from utils.devices import Compute, select_compute
 from utils.draw import draw
 from utils.engine import to_float
 from utils.images import read_image
-from utils.letterbox import Image, letterbox
+from utils.letterbox import Image, fit, letterbox, padded
 from utils.log import InputError, one_line
 from utils.operating import OperatingPoint
 from utils.pictures import view_text
 from utils.preprocess import Preprocessor
-from utils.runtimes import Runner, check_precision, image_size, open_weights, start
+from utils.runtimes import Runner, check_precision, image_size, open_weights, start, usual_batch
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -45,7 +45,8 @@ class Prediction:
         view: (nv,) probabilities, or None for a detector alone.
         names, view_names: of box classes and views.
         image: the frame (H, W, 3) RGB, of an RGB array the caller's own pixels, not a copy; empty if none is kept.
-        milliseconds: for filters and padding, the network, suppression; decoding a file is not counted.
+        milliseconds: for filters and padding, the network, suppression, of frames that went through together an equal
+            share; decoding a file is not counted.
     """
 
     boxes: NDArray[np.float32]
@@ -170,29 +171,74 @@ class Predictor:
     multi_label: bool = False
     max_det: int = 1000
 
-    @torch.inference_mode()
     def __call__(self, image: Source) -> Prediction:
         """Find boxes and view in a frame: an RGB array (H, W, 3), or what else :func:`to_frame` takes."""
-        frame = to_frame(image)
+        return self.many([image])[0]
+
+    def many(self, images: Sequence[Source], batch_size: int = 0) -> list[Prediction]:
+        """Find boxes and views in several frames, which come in the order of the images.
+
+        Each frame is padded as it would be by itself. Those that then have one shape go through the network together,
+        which changes no result by more than the rounding of sums.
+
+        Args:
+            images: each as :meth:`__call__` takes it.
+            batch_size: frames that the network takes at once, at most; 0 for :func:`utils.runtimes.usual_batch`.
+
+        Raises:
+            InputError: an image that is none.
+        """
+        alone = len(images) == 1
+        frames = [to_frame(image, "image" if alone else f"image {index}") for index, image in enumerate(images)]
+        together: dict[tuple[int, int], list[int]] = {}
+        for index, frame in enumerate(frames):
+            together.setdefault(self.input_shape(frame), []).append(index)
+        size = batch_size or usual_batch(self.network, self.compute)
+        found: dict[int, Prediction] = {}
+        for alike in together.values():
+            for first in range(0, len(alike), size):
+                batch = alike[first : first + size]
+                found.update(zip(batch, self._batch([frames[index] for index in batch]), strict=True))
+        return [found[index] for index in range(len(frames))]
+
+    def input_shape(self, frame: Image) -> tuple[int, int]:
+        """(height, width) in which the network sees a frame."""
+        if not self.rect:
+            return self.image_size, self.image_size
+        return padded(fit((frame.shape[0], frame.shape[1]), self.image_size), self.network.max_stride)
+
+    @torch.inference_mode()
+    def _batch(self, frames: Sequence[Image]) -> list[Prediction]:
+        """Frames of one :meth:`input_shape`."""
         clock = [self._now()]
-        padded, geometry = letterbox(
-            self.preprocessor(frame), self.image_size, self.network.max_stride, square=not self.rect
-        )
-        images = to_float(torch.from_numpy(padded).permute(2, 0, 1)[None], self.compute)
+        fitted = [
+            letterbox(self.preprocessor(frame), self.image_size, self.network.max_stride, square=not self.rect)
+            for frame in frames
+        ]
+        pixels = [image for image, _ in fitted]
+        stacked = torch.from_numpy(np.stack(pixels) if len(pixels) > 1 else pixels[0][None])
+        images = to_float(stacked.permute(0, 3, 1, 2), self.compute)
         clock.append(self._now())
         with self.compute.autocast():
             output = self.network(images)
         assert output.boxes is not None  # weights without boxes are refused when they are loaded
         clock.append(self._now())
-        found = non_max_suppression(
+        kept = non_max_suppression(
             output.boxes, self.conf_thres, self.iou_thres, self.classes, self.agnostic, self.multi_label, self.max_det
-        )[0]
-        gain, pad = (geometry.gain_x, geometry.gain_y), (geometry.left, geometry.top)
-        boxes = scale_boxes(found, gain, pad, geometry.original).cpu().numpy()
+        )
+        boxes = [
+            scale_boxes(rows, (place.gain_x, place.gain_y), (place.left, place.top), place.original).cpu().numpy()
+            for rows, (_, place) in zip(kept, fitted, strict=True)
+        ]
         clock.append(self._now())
-        view = None if output.view is None else (output.view[0].float() / self.temperature).softmax(0).cpu().numpy()
-        times = tuple(1000 * (end - begin) for begin, end in itertools.pairwise(clock))
-        return Prediction(boxes, view, self.names, self.view_names, frame, times)
+        views: Sequence[NDArray[np.float32] | None] = [None] * len(frames)
+        if output.view is not None:
+            views = list((output.view.float() / self.temperature).softmax(1).cpu().numpy())
+        times = tuple(1000 * (end - begin) / len(frames) for begin, end in itertools.pairwise(clock))
+        return [
+            Prediction(rows, view, self.names, self.view_names, frame, times)
+            for rows, view, frame in zip(boxes, views, frames, strict=True)
+        ]
 
     def _now(self) -> float:
         """Seconds, once the GPU has done what it was given; suppression would wait for that anyhow."""

@@ -18,6 +18,8 @@ from utils.letterbox import whole_strides
 from utils.log import LOGGER, InputError
 from utils.releases import locate
 
+BATCH_SIZES = {"cpu": 4, "cuda": 16}  # by device
+
 
 class Runner(Protocol):
     """A network ready to be called with images (B, 3, H, W) in [0, 1], sides multiples of ``max_stride``."""
@@ -62,6 +64,13 @@ def start(found: Trained, compute: Compute) -> Runner:
 def described(network: Runner, compute: Compute) -> str:
     """What computes, for reports: device and type of a checkpoint; of an export, its runtime's."""
     return str(network) if isinstance(network, sessions.Session) else str(compute)
+
+
+def usual_batch(network: Runner, compute: Compute) -> int:
+    """Frames that a network takes at once where nobody says how many; of an export with a fixed number, that one."""
+    if isinstance(network, sessions.Session) and network.export.form.batch:
+        return network.export.form.batch
+    return BATCH_SIZES.get(compute.device.type, 1)
 
 
 def check_precision(found: Trained, amp: bool | None) -> None:

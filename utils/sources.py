@@ -8,8 +8,10 @@ import math
 import queue
 import re
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +27,7 @@ from utils.log import LOGGER, InputError
 VIDEO_SUFFIXES = frozenset(["asf", "avi", "gif", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ts", "wmv", "webm"])
 STREAM_PREFIXES = ("rtsp://", "rtmp://", "http://", "https://", "tcp://")
 FRAMES_AHEAD = 4  # enough to overlap decoding with the network, and only 100 MB even for 4K frames
+DECODERS = 4  # stills that are decoded at once: a GPU's network would wait for one decoder
 TOLERATED_SHORTFALL = 5  # containers often promise a few frames more than they hold
 _LOOKED_FOR = f"images ({' '.join(sorted(IMAGE_SUFFIXES))}) or videos ({' '.join(sorted(VIDEO_SUFFIXES))})"
 
@@ -47,8 +50,8 @@ class Source:
     """An iterable of :class:`Frame`; made by :func:`open_source`.
 
     Of several files, one that cannot be read is skipped with a warning and a line in ``problems``, which is complete
-    once the iteration has ended. Files are decoded a few frames ahead in a thread, which ends with the iteration, also
-    when the consumer leaves early.
+    once the iteration has ended. Files are decoded ``ahead`` frames ahead in a thread, of stills several at once in
+    threads of their own; all end with the iteration, also when the consumer closes it early.
 
     Raises:
         InputError: during iteration, when a source that is one file, camera or stream cannot be read, or when none of
@@ -61,6 +64,7 @@ class Source:
     several: bool = False  # whether a file that cannot be read may be skipped
     address: int | str | None = None  # of a camera or stream
     problems: list[str] = field(default_factory=list)
+    ahead: int = FRAMES_AHEAD  # who takes several frames at once wants at least as many
 
     @property
     def live(self) -> bool:
@@ -78,30 +82,31 @@ class Source:
             total += math.ceil(count / self.vid_stride)
         return None if self.live else total
 
-    def __iter__(self) -> Iterator[Frame]:
+    def __iter__(self) -> Generator[Frame, None, None]:
         # A live source is read when asked: decoding ahead would only make its frames older.
-        return self._live_frames() if self.live else prefetch(self._file_frames(), FRAMES_AHEAD)
+        return self._live_frames() if self.live else prefetch(self._file_frames(), self.ahead)
 
     def _file_frames(self) -> Iterator[Frame]:
         self.problems.clear()
         failed: set[Path] = set()
         found = False
-        for path in self.files:
-            try:
-                for frame in _decode(path, self.vid_stride):
-                    found = True
-                    yield frame
-            except InputError as error:
-                if not self.several:
-                    raise
-                if path not in failed:
-                    failed.add(path)
-                    self.problems.append(str(error))
-                    LOGGER.warning("skipped %s", error)
+        with closing(_stills_ahead(self.files, self.vid_stride)) as files:
+            for path, frames in files:
+                try:
+                    for frame in frames:
+                        found = True
+                        yield frame
+                except InputError as error:
+                    if not self.several:
+                        raise
+                    if path not in failed:
+                        failed.add(path)
+                        self.problems.append(str(error))
+                        LOGGER.warning("skipped %s", error)
         if not found:
             raise InputError(f"{self.name}: none of its {len(self.files)} files can be read; first {self.problems[0]}")
 
-    def _live_frames(self) -> Iterator[Frame]:
+    def _live_frames(self) -> Generator[Frame, None, None]:
         assert self.address is not None
         path = Path(re.sub(r"[^A-Za-z0-9_-]+", "_", self.name)[:100])
         with _capture(self.address, self.name) as capture:
@@ -150,7 +155,7 @@ def open_source(source: str, vid_stride: int = 1, flag: str = "--source") -> Sou
     return Source(source, vid_stride, [path])
 
 
-def prefetch(items: Iterator[T], depth: int) -> Iterator[T]:
+def prefetch(items: Iterator[T], depth: int) -> Generator[T, None, None]:
     """Yield ``items`` in order while a thread takes up to ``depth`` of them ahead of the consumer.
 
     What ``items`` raises is raised here, after the items before it. The thread starts with the first item asked for
@@ -217,9 +222,37 @@ def _read_list(path: Path) -> list[Path]:
     return files
 
 
+def _stills_ahead(files: Iterable[Path], vid_stride: int) -> Generator[tuple[Path, Iterator[Frame]], None, None]:
+    """Each file with its frames, in order; of stills up to :data:`DECODERS` are decoded at once, before their turn."""
+    waiting: deque[tuple[Path, Future[Frame] | None]] = deque()
+
+    def first() -> tuple[Path, Iterator[Frame]]:
+        path, still = waiting.popleft()
+        return path, _decode(path, vid_stride) if still is None else _result(still)
+
+    pool = ThreadPoolExecutor(DECODERS, "decode")
+    try:
+        for path in files:
+            waiting.append((path, pool.submit(_still, path) if _suffix(path) in IMAGE_SUFFIXES else None))
+            if len(waiting) == DECODERS:
+                yield first()
+        while waiting:
+            yield first()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _result(still: Future[Frame]) -> Iterator[Frame]:
+    yield still.result()
+
+
+def _still(path: Path) -> Frame:
+    return Frame(read_image(path), path, None, None, None)
+
+
 def _decode(path: Path, vid_stride: int) -> Iterator[Frame]:
     if _suffix(path) in IMAGE_SUFFIXES:
-        yield Frame(read_image(path), path, None, None, None)
+        yield _still(path)
     elif _suffix(path) in VIDEO_SUFFIXES:
         head = read_bytes(path, 8)
         with _capture(path, str(path)) as capture:

@@ -1,0 +1,88 @@
+"""The plain path of val.py and detect.py, which the benchmarks of speed compare with: all that makes them fast is off.
+
+    python benchmarks/plain.py val --weights best.pt --data my_data.yaml
+    python benchmarks/plain.py detect --weights best.pt --source frames
+
+fp32 in torch's usual layout, batch normalisations not folded into convolutions, memory given back to the system, the
+whole of torchvision imported; val.py decodes each frame when it needs it, detect.py takes one frame after the other,
+and reads, computes and writes in turns.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator, Iterable, Iterator
+from pathlib import Path
+
+import torch
+import torchvision  # noqa: F401  (as a program does that asks it for nms)
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import detect
+import val
+from models.yolo import AnyModule
+from utils import runtimes, sources, validation
+from utils.dataset import EchoDataset
+from utils.devices import Compute, select_compute
+from utils.flags import parse
+from utils.log import InputError, run_script
+from utils.sources import Frame
+
+SCRIPTS = {"val": val, "detect": detect}
+
+
+def plain_network(network: AnyModule, compute: Compute) -> AnyModule:
+    """In place of :func:`utils.engine.inference_copy`."""
+    return network.float().to(compute.device).eval().requires_grad_(False)  # type: ignore[return-value]
+
+
+def plain_compute(device: str = "", amp: bool | None = None, threads: int = 0) -> Compute:
+    """In place of :func:`utils.devices.select_compute`."""
+    return Compute(select_compute(device, False, threads).device, None, torch.contiguous_format)
+
+
+def main(words: list[str]) -> int:
+    """Run a script on the plain path; its flags are its own."""
+    name = words[0] if words else ""
+    if name not in SCRIPTS:
+        raise InputError(f"expected one of {', '.join(SCRIPTS)} and its flags, got {name!r}")
+    script = SCRIPTS[name]
+    take_plain_path()
+    more = ["--batch-size", "1"] if name == "detect" else []
+    return run_script(script.main, parse(script.FLAGS, script.__doc__ or "", [*words[1:], *more]))
+
+
+def take_plain_path() -> None:
+    """Replace, in this process, what is fast."""
+    runtimes.inference_copy = plain_network  # type: ignore[assignment]
+    for module in (val, sys.modules["utils.predict"]):
+        module.select_compute = plain_compute  # type: ignore[attr-defined]
+    for script in (val, detect):
+        script.keep_memory = lambda: None  # type: ignore[attr-defined]
+    validation.EchoDataset = Uncached  # type: ignore[misc]
+    sources.prefetch = in_turn  # type: ignore[assignment]
+    sources._stills_ahead = one_by_one  # type: ignore[assignment]
+    detect.BackgroundWriter = lambda writer, depth: writer  # type: ignore[assignment,misc]
+
+
+def in_turn(frames: Iterator[Frame], depth: int) -> Generator[Frame, None, None]:
+    """In place of :func:`utils.sources.prefetch`: a frame is decoded when it is asked for."""
+    yield from frames
+
+
+def one_by_one(files: Iterable[Path], vid_stride: int) -> Generator[tuple[Path, Iterator[Frame]], None, None]:
+    """In place of what decodes several stills at once."""
+    for path in files:
+        yield path, sources._decode(path, vid_stride)
+
+
+class Uncached(EchoDataset):
+    """Frames decoded when they are asked for."""
+
+    def __init__(self, *arguments: object, **keywords: object) -> None:
+        super().__init__(*arguments, **{**keywords, "cache": "none"})  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

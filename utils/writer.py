@@ -1,0 +1,194 @@
+"""What detect.py writes of frames: pictures, videos, label files, csv, crops, a window; in a thread if asked."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import queue
+import threading
+from pathlib import Path
+from typing import TextIO
+
+import cv2
+import numpy as np
+
+from utils.draw import draw, save
+from utils.files import write_text
+from utils.letterbox import Image
+from utils.log import LOGGER, InputError, one_line
+from utils.outputs import CSV_HEADER, UniqueNames, csv_rows, folder_name, label_rows, view_row
+from utils.pictures import view_text
+from utils.predict import Prediction
+from utils.sources import Frame
+
+
+class Writer:
+    """Writes what the options ask for, frame by frame; a context manager that closes its files.
+
+    Args:
+        folder: of the run.
+        options: of the script.
+        names, view_names: to show.
+    """
+
+    def __init__(
+        self, folder: Path, options: argparse.Namespace, names: tuple[str, ...], view_names: tuple[str, ...]
+    ) -> None:
+        self.folder, self.options, self.names, self.view_names = folder, options, names, view_names
+        self._unique = UniqueNames()
+        self._crops: dict[tuple[str, str], int] = {}
+        self._video: tuple[Path, cv2.VideoWriter, tuple[int, int]] | None = None
+        self._csv: TextIO | None = None
+        if options.save_csv:
+            self._csv = (folder / "predictions.csv").open("w", newline="", encoding="utf-8")
+            csv.writer(self._csv).writerow(CSV_HEADER)
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._csv is not None:
+            self._csv.close()
+        self._close_video()
+        if self.options.view_img:
+            cv2.destroyAllWindows()
+
+    def take(self, frame: Frame, prediction: Prediction) -> bool:
+        """Write one frame's results; False when the user closed the window."""
+        options, name = self.options, self._unique(frame.path)
+        numbered = self._unique(frame.path, frame.number)
+        if options.save_txt or options.save_view:
+            self._write_label(numbered, frame, prediction)
+        if self._csv is not None:
+            rows = csv_rows(
+                frame.path.name, frame.number, prediction.boxes, self.names, prediction.view, self.view_names
+            )
+            csv.writer(self._csv).writerows(rows)
+        if options.save_crop:
+            self._write_crops(numbered, frame.image, prediction)
+        if options.nosave and not options.view_img:
+            return True
+        drawn = draw(
+            frame.image, prediction.boxes, self.names, view_text(prediction.view, self.view_names),
+            line_thickness=options.line_thickness, hide_labels=options.hide_labels, hide_conf=options.hide_conf,
+        )  # fmt: skip
+        if not options.nosave:
+            if frame.number is None:
+                save(self.folder / f"{name}{_picture_suffix(frame.path)}", drawn)
+            else:
+                self._write_video(self.folder / f"{name}.mp4", drawn, (frame.fps or 30.0) / options.vid_stride)
+        return not options.view_img or show(drawn, frame.number is None)
+
+    def _write_label(self, name: str, frame: Frame, prediction: Prediction) -> None:
+        options, lines = self.options, []
+        if options.save_txt:
+            shape = (frame.image.shape[0], frame.image.shape[1])
+            lines = label_rows(prediction.boxes, shape, options.save_conf, corners=options.save_format == 1)
+        if options.save_view and prediction.view is not None:
+            lines += ["", view_row(prediction.view)]
+        if lines:  # as in YOLOv5, a frame in which nothing was found has no label file
+            (self.folder / "labels").mkdir(exist_ok=True)
+            write_text(self.folder / "labels" / f"{name}.txt", "\n".join(lines) + "\n")
+
+    def _write_crops(self, name: str, image: Image, prediction: Prediction) -> None:
+        height, width = image.shape[:2]
+        for box in prediction.boxes:
+            x1, y1 = np.floor(box[:2]).astype(int)
+            x2, y2 = np.ceil(box[2:4]).astype(int)
+            crop = image[max(y1, 0) : min(y2, height), max(x1, 0) : min(x2, width)]
+            label = folder_name(self.names[int(box[5])])
+            count = self._crops[label, name] = self._crops.get((label, name), 0) + 1
+            folder = self.folder / "crops" / label
+            folder.mkdir(parents=True, exist_ok=True)
+            if crop.size:
+                save(folder / f"{name}{count if count > 1 else ''}.jpg", crop)
+
+    def _write_video(self, path: Path, image: Image, fps: float) -> None:
+        if self._video is None or self._video[0] != path:
+            self._close_video()
+            size = (image.shape[1], image.shape[0])
+            self._video = (path, cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, size), size)
+            if not self._video[1].isOpened():
+                raise InputError(f"{path}: OpenCV cannot write a video here; --nosave leaves videos out")
+        if (image.shape[1], image.shape[0]) != self._video[2]:  # OpenCV drops such a frame without a word
+            image = np.asarray(cv2.resize(image, self._video[2]), np.uint8)
+        self._video[1].write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+
+    def _close_video(self) -> None:
+        if self._video is not None:
+            self._video[1].release()
+            self._video = None
+
+
+class BackgroundWriter:
+    """Has a writer work in a thread of its own, in order; a context manager that closes the writer, too.
+
+    What was taken is written before it closes, also after an error or Ctrl-C outside; a second Ctrl-C gives it up.
+
+    Args:
+        writer: not yet entered.
+        depth: frames that may wait; :meth:`take` blocks where there are more, so that memory is bounded.
+
+    Raises:
+        Exception: what the writer raised, at the next :meth:`take` or at the end; nothing is written after it.
+    """
+
+    def __init__(self, writer: Writer, depth: int) -> None:
+        self._writer = writer
+        self._waiting: queue.Queue[tuple[Frame, Prediction] | None] = queue.Queue(depth)
+        self._error: BaseException | None = None
+        self._given_up = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
+
+    def __enter__(self) -> BackgroundWriter:
+        self._writer.__enter__()
+        self._thread.start()
+        return self
+
+    def take(self, frame: Frame, prediction: Prediction) -> bool:
+        """Have one frame's results written; True, as nobody closes a window here."""
+        if self._error is not None:
+            raise self._error
+        self._waiting.put((frame, prediction))
+        return True
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        try:
+            self._finish()
+        except BaseException:
+            self._given_up.set()
+            self._finish()
+            raise
+        finally:
+            self._writer.__exit__()
+        if self._error is not None and error is None:
+            raise self._error
+        if self._error is not None and self._error is not error:  # the first error is the one to end with
+            LOGGER.warning("writing failed, too: %s", one_line(self._error))
+
+    def _finish(self) -> None:
+        if self._thread.is_alive():
+            self._waiting.put(None)  # there is room soon: the thread takes to the end, whatever happens
+            self._thread.join()
+
+    def _work(self) -> None:
+        while (item := self._waiting.get()) is not None:
+            if self._error is None and not self._given_up.is_set():
+                try:
+                    self._writer.take(*item)
+                except BaseException as error:
+                    self._error = error
+
+
+def show(image: Image, still: bool) -> bool:
+    """Put a frame on the screen; False after the key q."""
+    try:
+        cv2.imshow("detect.py", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        return cv2.waitKey(0 if still else 1) & 0xFF != ord("q")
+    except cv2.error as error:
+        raise InputError("--view-img: OpenCV cannot open a window here (no screen?)") from error
+
+
+def _picture_suffix(path: Path) -> str:
+    """The frame's own suffix where OpenCV writes that format, else .png."""
+    return path.suffix if path.suffix.lower() in (".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp") else ".png"
