@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from utils.complexity import log_summary
 from utils.config import DatasetConfig, Hyperparameters, find_file, from_root, load_yaml
 from utils.crossval import cross_validate
 from utils.dataset import build_loader
-from utils.devices import Compute, RandomStream, keep_memory, select_compute
+from utils.devices import Compute, RandomStream, cores, keep_memory, select_compute
 from utils.engine import evaluate, inference_copy
 from utils.files import new_run_folder
 from utils.flags import Flag, from_keywords, parse
@@ -124,7 +123,7 @@ def train_part(name: str, folder: Path, stored: Mapping[str, Any]) -> None:
     """One of the two by itself, in the process that it has for itself."""
     options = argparse.Namespace(**{**stored, "typed": frozenset(stored["typed"])})
     whole = folder.parent / "weights" / "last.pt"
-    threads = options.threads or max((os.cpu_count() or 2) // 2, 1)
+    threads = options.threads or max(cores() // 2, 1)
     setting = prepared(options, checkpoint.read(whole) if whole.is_file() else None, threads)
     task = open_task(setting, name, folder)
     with task.stream:

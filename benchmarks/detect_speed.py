@@ -26,7 +26,7 @@ import export
 from benchmarks.measure import JSON, Row, answer, in_turns, phantom_yaml, ratio, report
 from utils.checkpoint import one_checkpoint
 from utils.config import find_file, load_dataset_config
-from utils.dataset import list_images
+from utils.dataset import list_images, prepare
 from utils.files import write_text
 from utils.flags import IMGSZ, Flag, parse
 from utils.log import InputError, progress, run_script
@@ -56,7 +56,9 @@ def main(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = find_file(options.data, "data", flag="--data") if options.data else phantom_yaml(folder, patients=75)
-        frames = list_images(load_dataset_config(data), "val")
+        config = load_dataset_config(data)
+        prepare(config)
+        frames = list_images(config, "val")
         write_text(folder / "frames.txt", "".join(f"{path}\n" for path in frames))
         ways = {"plain": weights, ONE_BY_ONE: weights, "detect.py": weights, **exported(options, weights, folder)}
         found: dict[str, Row] = {}

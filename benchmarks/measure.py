@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import platform
 import statistics
 import subprocess
@@ -21,6 +20,7 @@ import yaml
 
 from utils.config import ROOT, from_root
 from utils.dataset import prepare
+from utils.devices import cores
 from utils.files import write_json
 from utils.flags import Flag
 from utils.log import InputError, progress
@@ -47,7 +47,7 @@ class Machine:
         """The machine that this process runs on."""
         return cls(
             processor=_processor(),
-            cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+            cores=cores(),
             bf16=", ".join(_bf16()) or "none",
             gigabytes=round(psutil.virtual_memory().total / 1e9),
             gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else "none",

@@ -3,26 +3,28 @@
     python benchmarks/plain.py val --weights best.pt --data my_data.yaml
     python benchmarks/plain.py detect --weights best.pt --source frames
 
-fp32 in torch's usual layout, batch normalisations not folded into convolutions, memory given back to the system, the
-whole of torchvision imported; val.py decodes each frame when it needs it, detect.py takes one frame after the other,
-and reads, computes and writes in turns.
+fp32 in torch's usual layout, batch normalisations not folded into convolutions, memory given back to the system, all of
+torchvision imported, all candidates of an image compared in suppression; val.py decodes each frame when it needs it,
+detect.py takes one frame after the other, and reads, computes and writes in turns.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-import torchvision  # noqa: F401  (as a program does that asks it for nms)
+import torchvision
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import detect
 import val
 from models.yolo import AnyModule
-from utils import runtimes, sources, validation
+from utils import engine, runtimes, sources, validation
+from utils.boxes import CLASS_OFFSET, MAX_CANDIDATES, xywh_to_xyxy
 from utils.dataset import EchoDataset
 from utils.devices import Compute, select_compute
 from utils.flags import parse
@@ -61,6 +63,8 @@ def take_plain_path() -> None:
     for script in (val, detect):
         script.keep_memory = lambda: None  # type: ignore[attr-defined]
     validation.EchoDataset = Uncached  # type: ignore[misc]
+    for module in (engine, sys.modules["utils.predict"]):
+        module.non_max_suppression = plain_suppression  # type: ignore[attr-defined]
     sources.prefetch = in_turn  # type: ignore[assignment]
     sources._stills_ahead = one_by_one  # type: ignore[assignment]
     detect.BackgroundWriter = lambda writer, depth: writer  # type: ignore[assignment,misc]
@@ -75,6 +79,32 @@ def one_by_one(files: Iterable[Path], vid_stride: int) -> Generator[tuple[Path, 
     """In place of what decodes several stills at once."""
     for path in files:
         yield path, sources._decode(path, vid_stride)
+
+
+def plain_suppression(
+    predictions: Tensor, conf_thres: float, iou_thres: float, classes: Sequence[int] | None = None,
+    agnostic: bool = False, multi_label: bool = False, max_det: int = 300,
+) -> list[Tensor]:  # fmt: skip
+    """In place of :func:`utils.boxes.non_max_suppression`: image by image, all candidates of each compared."""
+    found = []
+    for rows in predictions.float():
+        rows = rows[(rows[:, 4] > conf_thres) & rows.isfinite().all(1)]
+        scores, boxes = rows[:, 5:] * rows[:, 4:5], xywh_to_xyxy(rows[:, :4])
+        if multi_label and scores.shape[1] > 1:
+            index, label = (scores > conf_thres).nonzero(as_tuple=True)
+            boxes, confidence = boxes[index], scores[index, label]
+        else:
+            confidence, label = scores.max(1) if len(rows) else (scores.sum(1), scores.sum(1).long())
+        keep = confidence > conf_thres
+        if classes is not None:
+            keep &= torch.isin(label, torch.tensor(list(classes)))
+        boxes, confidence, label = boxes[keep], confidence[keep], label[keep].to(boxes.dtype)
+        order = confidence.argsort(descending=True, stable=True)[:MAX_CANDIDATES]
+        boxes, confidence, label = boxes[order], confidence[order], label[order]
+        shifted = boxes if agnostic else boxes + label[:, None] * CLASS_OFFSET
+        kept = torchvision.ops.nms(shifted, confidence, iou_thres)[:max_det]
+        found.append(torch.cat((boxes[kept], confidence[kept, None], label[kept, None]), 1))
+    return found
 
 
 class Uncached(EchoDataset):

@@ -42,6 +42,7 @@ def main() -> None:
     options = parse(
         (
             Flag("weights", "", "checkpoint of a training, for val.py and detect.py", nargs="+"),
+            Flag("scripts", tuple(FLAGS_OF), "to start", nargs="+", choices=tuple(FLAGS_OF)),
             Flag("rounds", 5, "in which each script is started once", int),
             JSON,
         ),
@@ -51,7 +52,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = phantom_yaml(folder, patients=12)
-        found: dict[str, list[dict[str, float]]] = {script: [] for script in FLAGS_OF}
+        found: dict[str, list[dict[str, float]]] = {script: [] for script in options.scripts}
 
         def timed(script: str) -> float:
             given = ["--data", str(data)] if script != "detect" else ["--source", str(folder / "frames/images/val")]
@@ -61,7 +62,7 @@ def main() -> None:
             return found[script][-1]["first batch"]
 
         figures = in_turns(
-            {script: lambda script=script: timed(script) for script in FLAGS_OF},  # type: ignore[misc]
+            {script: lambda script=script: timed(script) for script in options.scripts},  # type: ignore[misc]
             options.rounds + 1, "scripts",
         )  # fmt: skip
     rows = [
@@ -70,7 +71,7 @@ def main() -> None:
             "import s": statistics.median(row["import"] for row in found[script][1:]),
             "first batch s": statistics.median(figures[script][1:]),
         }
-        for script in FLAGS_OF
+        for script in options.scripts
     ]
     report("startup", rows, options.json)
 

@@ -410,7 +410,7 @@ def test_images_lie_in_memory_as_frames_do(shapes: Path) -> None:
 def test_workers_keep_the_memorys_order(
     shapes: Path, hyp: Hyperparameters, monkeypatch: pytest.MonkeyPatch, rect: bool
 ) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("utils.dataset.cores", lambda: 2)
     data = dataset(shapes, augmenter=augmenting(hyp))
     if rect:
         data.arrange_by_shape(4, 32)
@@ -442,7 +442,7 @@ def epochs(data: EchoDataset, workers: int, count: int = 2) -> Iterator[list[Bat
 def test_batches_are_the_same_with_and_without_workers(
     tmp_path: Path, hyp: Hyperparameters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("utils.dataset.cores", lambda: 2)
     make_dataset(tmp_path, train=10)
     data = dataset(tmp_path, augmenter=augmenting(hyp), seed=7)
     alone, helped = list(epochs(data, 0)), list(epochs(data, 2))
@@ -491,7 +491,7 @@ def test_rectangular_batches_take_no_mosaic(shapes: Path, hyp: Hyperparameters) 
 def test_workers_are_only_used_where_they_have_work(
     tmp_path: Path, hyp: Hyperparameters, monkeypatch: pytest.MonkeyPatch, mode: str, augments: bool, workers: int
 ) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("utils.dataset.cores", lambda: 2)
     make_dataset(tmp_path)
     data = dataset(tmp_path, cache=mode, augmenter=augmenting(hyp) if augments else None)
     assert data.in_memory == (mode != "none")

@@ -226,3 +226,11 @@ def test_a_c_library_without_mallopt_is_left_as_it_is(error: type[Exception], mo
 
     monkeypatch.setattr(devices.ctypes, "CDLL", absent)
     devices.keep_memory()
+
+
+def test_cores_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices.os, "sched_getaffinity", lambda process: {0, 3, 4}, raising=False)
+    assert devices.cores() == 3
+    monkeypatch.delattr(devices.os, "sched_getaffinity")
+    monkeypatch.setattr(devices.os, "cpu_count", lambda: 7)
+    assert devices.cores() == 7

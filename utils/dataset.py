@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from utils import frames, labels
 from utils.augment import Augmenter, Sample
 from utils.config import DatasetConfig, class_names
+from utils.devices import cores
 from utils.file_cache import Kind, collection_paused, file_states, remembered
 from utils.frames import FrameStore
 from utils.groups import patients
@@ -230,8 +231,7 @@ def build_loader(
 
     Frames that are in memory and stay as they are cost less to stack than to send between processes: no workers then.
     """
-    cores = os.cpu_count() or 1
-    workers = 0 if dataset.augmenter is None and dataset.in_memory else min(workers, cores)
+    workers = 0 if dataset.augmenter is None and dataset.in_memory else min(workers, cores())
     return DataLoader(
         dataset,  # type: ignore[arg-type]
         batch_size,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import random
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -108,6 +109,11 @@ def cpu_has_bf16() -> bool:
     # torch has no public question for this; a version without these private ones counts as without bf16
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, check)() for check in checks if hasattr(torch.cpu, check))
+
+
+def cores() -> int:
+    """Cores of the processor that this process may use; a container or a scheduler may give it fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keep_memory() -> None:
