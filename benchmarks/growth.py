@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import tempfile
@@ -31,6 +32,7 @@ FLAGS = (
     Flag(IMGSZ, 96, "pixels", int),
     Flag("batch-size", 16, "frames", int),
     Flag("patients", 12, "phantom patients, 24 frames each in the smaller set", int),
+    Flag("images", 1920, "that are trained on at least, in whole epochs", int),
     Flag("rounds", 3, "in which each is timed once", int),
     Flag("only", "", "dataset yaml that a child process measures"),
     Flag("device", "", "cpu or a GPU's number"),
@@ -55,7 +57,8 @@ def main(options: argparse.Namespace) -> None:
             )
 
         def timed(factor: int) -> float:
-            given = ["--cfg", options.cfg, "--imgsz", str(options.imgsz), "--threads", str(options.threads)]
+            given = ["--images", str(options.images)]
+            given += ["--cfg", options.cfg, "--imgsz", str(options.imgsz), "--threads", str(options.threads)]
             child = ["--only", str(data[factor]), "--batch-size", str(options.batch_size), "--device", options.device]
             found[factor].append(answer([str(Path(__file__)), *child, *given]))
             return float(found[factor][-1]["images a second"])
@@ -78,19 +81,22 @@ def main(options: argparse.Namespace) -> None:
 
 
 def measured(options: argparse.Namespace) -> Row:
-    """An epoch over all frames, after a short one."""
+    """Whole epochs over all frames, after a short one, until so many images have been trained on."""
     config = load_dataset_config(Path(options.only))
     start = time.perf_counter()
     dataset = EchoDataset(config, "train", options.imgsz)
     opening = time.perf_counter() - start
     parts = learned(FAST, options)
     loader = build_loader(dataset, options.batch_size, 8, shuffle=True)
-    for epoch, length in enumerate((4 * options.batch_size, len(dataset))):
-        loader.sampler.length = length  # type: ignore[attr-defined]
-        start = time.perf_counter()
+    loader.sampler.length = 4 * options.batch_size  # type: ignore[attr-defined]
+    train_one_epoch(**parts, loader=loader, epoch=0)
+    loader.sampler.length = len(dataset)  # type: ignore[attr-defined]
+    epochs = math.ceil(options.images / len(dataset))
+    start = time.perf_counter()
+    for epoch in range(1, 1 + epochs):
         train_one_epoch(**parts, loader=loader, epoch=epoch)
-        seconds = time.perf_counter() - start
-    return {"frames": len(dataset), "images a second": len(dataset) / seconds, "opening": opening}
+    seconds = time.perf_counter() - start
+    return {"frames": len(dataset), "images a second": epochs * len(dataset) / seconds, "opening": opening}
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 FLAGS_OF = {
-    "train": ["--imgsz", "320", "--batch-size", "16", "--noplots"],
-    "train_dual_backbone": ["--imgsz", "320", "--batch-size", "16", "--noplots"],
+    "train": ["--imgsz", "320", "--batch-size", "16"],
+    "train_dual_backbone": ["--imgsz", "320", "--batch-size", "16"],
     "val": ["--imgsz", "320"],
     "detect": ["--imgsz", "320"],
 }

@@ -43,7 +43,7 @@ def test_train_memory_shows_what_both_paths_hold(tmp_path: Path) -> None:
 
 
 def test_growth_measures_ten_times_the_frames(tmp_path: Path) -> None:
-    one, ten = rows_of("growth", tmp_path, *small(tmp_path), *ONCE, "--patients", "3")
+    one, ten = rows_of("growth", tmp_path, *small(tmp_path), *ONCE, "--patients", "3", "--images", "24")
     assert ten["frames"] == 10 * one["frames"] and one["images/s"] > 0
 
 
