@@ -18,7 +18,7 @@ import psutil
 import torch
 import yaml
 
-from utils.config import ROOT, from_root
+from utils.config import ROOT, from_root, load_dataset_config
 from utils.dataset import prepare
 from utils.devices import cores
 from utils.files import write_json
@@ -102,19 +102,23 @@ def seconds(command: Sequence[str]) -> float:
         InputError: it failed; the last line it wrote is given.
     """
     start = time.perf_counter()
-    ended = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False)
-    if ended.returncode:
-        raise InputError(f"{' '.join(command)}: failed: {(ended.stderr or ended.stdout).strip().splitlines()[-1]}")
+    _output(command)
     return time.perf_counter() - start
 
 
 def answer(command: Sequence[str]) -> Row:
     """The last line that a program prints, as json."""
+    found: Row = json.loads(_output(command).strip().splitlines()[-1])
+    return found
+
+
+def _output(command: Sequence[str]) -> str:
+    """What a program prints; the last line that it wrote as an InputError where it fails."""
     ended = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False)
     if ended.returncode:
-        raise InputError(f"{' '.join(command)}: failed: {(ended.stderr or ended.stdout).strip().splitlines()[-1]}")
-    found: Row = json.loads(ended.stdout.strip().splitlines()[-1])
-    return found
+        lines = (ended.stderr or ended.stdout).strip().splitlines() or [f"exit code {ended.returncode}"]
+        raise InputError(f"{' '.join(command)}: failed: {lines[-1]}")
+    return ended.stdout
 
 
 def phantom_yaml(folder: Path, **size: int) -> Path:
@@ -123,8 +127,6 @@ def phantom_yaml(folder: Path, **size: int) -> Path:
     Args:
         size: of :class:`utils.phantom.PhantomConfig`.
     """
-    from utils.config import load_dataset_config
-
     splits = {split: f"images/{split}" for split in ("train", "val", "test")}
     content: dict[str, Any] = {
         "path": str(folder / "frames"), **splits, "names": NAMES, "view_names": ["PLAX", "PSAX", "A4C"],
@@ -162,10 +164,6 @@ def report(name: str, rows: Sequence[Row], path: str = "") -> None:
 
 
 def _shown(value: Any) -> str:
-    return (
-        f"{value:.3g}"
-        if isinstance(value, float) and abs(value) < 1000
-        else f"{value:.0f}"
-        if isinstance(value, float)
-        else str(value)
-    )
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"

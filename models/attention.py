@@ -29,7 +29,7 @@ def _mean_and_maximum_over_channels(x: Tensor) -> Tensor:
     """(B, C, H, W) -> (B, 2, H, W); see :func:`models.common.global_mean` for why in this way."""
     fast = x.requires_grad or x.dtype == torch.bfloat16
     mean = x.sum(1, keepdim=True) / x.shape[1] if fast else x.mean(1, keepdim=True)
-    if x.requires_grad:  # the gradient of amax() is slow, as above, and that of max() lies as x does only in this order
+    if x.requires_grad:  # the gradient of amax() is slow, and that of max() lies as x does only in this order
         maximum = x.permute(0, 2, 3, 1).max(-1, keepdim=True).values.permute(0, 3, 1, 2)
     else:
         maximum = x.amax(1, keepdim=True)

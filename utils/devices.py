@@ -120,7 +120,8 @@ def keep_memory() -> None:
     """Let the process keep the memory it frees, where the C library is glibc; elsewhere nothing changes.
 
     A network's larger tensors are otherwise mapped from the system and given back at each step, and the system clears
-    every page anew: an eighth of a training step. It concerns the whole process, so scripts ask for it, not modules.
+    every page anew: a fifth of a plain training step (benchmarks/train_speed.py). It concerns the whole process, so
+    scripts ask for it, not modules.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
