@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,11 +20,12 @@ import torch
 from models.balancer import Balancer
 from models.balancers import BALANCERS
 from models.dual import Trainable
+from models.sync_norm import synchronised
 from models.yolo import Network
-from utils import checkpoint
 from utils.anchors import GOOD_RECALL, box_sizes, find_anchors, recall
 from utils.augment import changes_meaning
 from utils.balancing import check_balance, choose_balancer
+from utils.checkpoint import Checkpoint
 from utils.complexity import log_summary
 from utils.config import (
     DatasetConfig,
@@ -38,20 +40,21 @@ from utils.crossval import cross_validate
 from utils.dataset import EchoDataset, build_loader
 from utils.devices import keep_memory, seed_everything, select_compute
 from utils.engine import MultiScale, Thresholds
-from utils.files import new_run_folder
 from utils.flags import BOOTSTRAP, COMMON, DOWNLOAD, IMGSZ, THREADS, Flag, check_range, from_keywords, parse
 from utils.frames import CACHE_MODES
+from utils.interrupt import Interrupts
+from utils.launch import begun_before, placed, quiet_unless_main, run_folder
 from utils.log import LOGGER, InputError, run_script
 from utils.loss import JointLoss
 from utils.optim import OPTIMIZERS, RunningMean, build_optimizer
 from utils.parts import Parts, checked_dataset, open_parts
-from utils.resume import latest_checkpoint, resumed_options
-from utils.run_folder import FROM_HYP, stored_options, write_end, write_start
+from utils.processes import ALONE, Processes, joined
+from utils.resume import finished, latest_checkpoint, resumable, resumed_options
+from utils.run_folder import FROM_HYP, forget_figures, stored_options, write_end, write_start
 from utils.schedule import Schedule, accumulation, warmup_iterations
 from utils.starting import Start, read_start, start_from, with_classes
-from utils.trainer import Learner, Plan, fit, restore, validate
+from utils.trainer import Learner, Plan, Training, fit, restore, validate
 
-ONE_PROCESS = "this program trains in one process"
 NO_TRACKER = "runs are logged to files and TensorBoard only"
 
 FLAGS = (
@@ -83,6 +86,8 @@ FLAGS = (
     Flag("patience", None, "epochs without improvement, then stop; 0 never (hyp: patience; 100 if neither says)", int),
     Flag("freeze", (0,), "layers to freeze: the first N, or several layers' numbers", int, nargs="+"),
     Flag("save-period", -1, "also keep a checkpoint every so many epochs", int),
+    Flag("save-steps", 0, "also bring last.pt up to date every so many steps of the optimizer; 0: epochs only", int),
+    Flag("sync-bn", False, "batch normalisation over the frames of all processes of torchrun"),
     Flag("seed", None, "of all random numbers (hyp: seed; 0 if neither says)", int),
     Flag("strict-data", False, "any fault in a data file is an error"),
     Flag(
@@ -103,8 +108,7 @@ FLAGS = (
     Flag("permute-labels", False, "control: labels shuffled between patients, so that figures must be those of chance"),
     *COMMON,
     Flag("evolve", None, "", nargs="?", refused="hyperparameters are searched outside of a training", const=True),
-    Flag("sync-bn", False, "", refused=ONE_PROCESS),
-    Flag("local_rank", None, "", refused=ONE_PROCESS),
+    Flag("local_rank", None, "", refused="torchrun tells each process which one it is"),
     Flag("quad", False, "", refused="it changes what a batch is; use a larger --batch-size"),
     Flag("bucket", None, "", refused="nothing is fetched from or sent to a network"),
     Flag("entity", None, "", refused=NO_TRACKER),
@@ -118,19 +122,28 @@ def main(options: argparse.Namespace) -> Path:
     """Train as the options say and return the run's folder."""
     resumed = None
     if options.resume:
-        resumed = checkpoint.read(latest_checkpoint(options.resume))
+        resumed = latest_checkpoint(options.resume, longer="epochs" in options.typed)
         options = resumed_options(resumed, options, FLAGS)
-    return cross_validate(options, resumed, train) if options.folds else train(options, resumed)
+    with joined() as processes:
+        if processes.restarts and not resumed:  # torchrun has started the processes again after one of them was killed
+            resumed = begun_before(from_root(options.project), processes)
+            if resumed and finished(resumed):
+                return resumed.path.parents[1]
+            options = resumed_options(resumed, options, FLAGS) if resumed else options
+        quiet_unless_main(processes)
+        one = functools.partial(train, processes=processes)
+        return cross_validate(options, resumed, one, processes) if options.folds else one(options, resumed)
 
 
-def train(options: argparse.Namespace, resumed: checkpoint.Checkpoint | None = None) -> Path:
+def train(options: argparse.Namespace, resumed: Checkpoint | None = None, processes: Processes = ALONE) -> Path:
     """One training, or the rest of one; returns the run's folder."""
-    check_range(options, "interference_every", 0)
+    check_range(options, "interference_every save_steps", 0)
     hyp = resumed.hyp if resumed else merged_hyperparameters(options)
     if not resumed:
         check_balance(hyp, options.hyp, options.balance_from)
     keep_memory()
-    compute = select_compute(options.device, options.amp, options.threads)
+    device, threads = placed(options.device, options.threads, processes)
+    compute = select_compute(device, options.amp, threads)
     seed_everything(hyp.seed)
     config = checked_dataset(options, hyp)
     start: Start | None = resumed
@@ -143,28 +156,38 @@ def train(options: argparse.Namespace, resumed: checkpoint.Checkpoint | None = N
         fit_anchors(network, parts.train, hyp, parts.image_size)
     log_summary(network, parts.image_size)
     compute.place(network)
+    if options.sync_bn and processes.size > 1:
+        synchronised(network)
+    processes.share_state(network)
 
+    pin = compute.device.type == "cuda"
     train_loader = build_loader(
-        parts.train, options.batch_size, options.workers, hyp.seed, not options.rect, compute.device.type == "cuda"
+        parts.train, options.batch_size, options.workers, hyp.seed, not options.rect, pin, processes, divided=True
     )
-    val_loader = build_loader(parts.val, options.batch_size * 2, options.workers)
-    criterion = JointLoss.of(network, hyp, parts.image_size)
+    val_loader = build_loader(parts.val, options.batch_size * 2, options.workers, processes=processes)
+    criterion = JointLoss.of(network, hyp, parts.image_size).over(processes.sum)
     balancer = choose_balancer(network, hyp, criterion, options.balance_from, bool(resumed))
     learner = build_learner(network, hyp, options, len(train_loader), criterion, balancer, options.optimizer)
     # what can be wrong with the input has been found by now: only then is there a folder
-    project = from_root(options.project)
-    folder = resumed.path.parents[1] if resumed else new_run_folder(project, options.name, options.exist_ok)
+    folder = resumed.path.parents[1] if resumed else run_folder(
+        from_root(options.project), options.name, options.exist_ok, processes
+    )  # fmt: skip
     LOGGER.info("Run: %s (%s)", folder, compute)
     plan = make_plan(folder, config, options, hyp, parts, network.max_stride)
     plan = dataclasses.replace(plan, interference_every=options.interference_every)
     if resumed:
         plan = restore(learner, plan, resumed)
-    else:
+        forget_figures(plan, processes)
+    elif processes.main:
         write_start(folder, options, hyp, parts, plan.names)
-    outcome = fit(learner, train_loader, val_loader, plan, compute)
-    if outcome.evaluation is None:
-        outcome = dataclasses.replace(outcome, evaluation=validate(learner, val_loader, plan, compute))
-    write_end(outcome, parts, plan, options)
+    with Interrupts() as interrupts, resumable(plan.last, "train.py"):
+        outcome = fit(Training(learner, train_loader, val_loader, plan, compute, interrupts, processes))
+        with interrupts.at_once():
+            if outcome.evaluation is None:
+                evaluation = validate(learner, val_loader, plan, compute, processes)
+                outcome = dataclasses.replace(outcome, evaluation=evaluation)
+            if processes.main:
+                write_end(outcome, parts, plan, options)
     return folder
 
 
@@ -273,6 +296,7 @@ def make_plan(
         hyp=hyp,
         patience=hyp.patience,
         save_period=options.save_period,
+        save_steps=options.save_steps,
         save_every_epoch=not options.nosave,
         validate_every_epoch=not options.noval,
         image_weights=options.image_weights,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from torch import Tensor
 import train
 from models.balancer import Balancer
 from models.dual import PARTS, RESNETS, Dual, Trainable
+from models.sync_norm import synchronised
 from models.yolo import Network, classifier_description
 from utils import checkpoint
 from utils.checkpoint import Checkpoint
@@ -28,15 +30,17 @@ from utils.crossval import cross_validate
 from utils.dataset import build_loader
 from utils.devices import Compute, RandomStream, cores, keep_memory, select_compute
 from utils.engine import evaluate, inference_copy
-from utils.files import new_run_folder
-from utils.flags import Flag, from_keywords, parse
+from utils.flags import Flag, check_range, from_keywords, parse
+from utils.interrupt import Interrupts
+from utils.launch import begun_before, placed, quiet_unless_main, run_folder
 from utils.log import LOGGER, InputError, run_script
 from utils.loss import JointLoss
 from utils.optim import OPTIMIZERS
 from utils.parts import Parts, checked_dataset, open_parts
 from utils.pretrained import IMAGENET, imagenet_file, read_weights
-from utils.resume import latest_checkpoint, resumed_options
-from utils.run_folder import stored_options, write_end, write_start
+from utils.processes import ALONE, Processes, joined
+from utils.resume import finished, latest_checkpoint, read_or_predecessor, resumable, resumed_options
+from utils.run_folder import forget_figures, stored_options, write_end, write_start
 from utils.starting import Start, read_start, start_from
 from utils.taking_turns import PairFiles, Task, side_by_side, take_turns
 from utils.trainer import Learner, Outcome, Plan, Training, peak_memory, restore
@@ -63,9 +67,19 @@ def main(options: argparse.Namespace) -> Path:
     """Train as the options say and return the run's folder."""
     resumed = None
     if options.resume:
-        resumed = checkpoint.read(latest_checkpoint(options.resume, pair=True))
+        resumed = latest_checkpoint(options.resume, pair=True, longer="epochs" in options.typed)
         options = resumed_options(resumed, options, FLAGS)
-    return cross_validate(options, resumed, train_both) if options.folds else train_both(options, resumed)
+    with joined() as processes:
+        if options.parallel and processes.size > 1:
+            raise InputError("--parallel: expected one process, which starts two; torchrun has started more")
+        if processes.restarts and not resumed:  # torchrun has started the processes again after one of them was killed
+            resumed = begun_before(from_root(options.project), processes)
+            if resumed and finished(resumed):
+                return resumed.path.parents[1]
+            options = resumed_options(resumed, options, FLAGS) if resumed else options
+        quiet_unless_main(processes)
+        one = functools.partial(train_both, processes=processes)
+        return cross_validate(options, resumed, one, processes) if options.folds else one(options, resumed)
 
 
 @dataclass(frozen=True)
@@ -79,33 +93,44 @@ class Setting:
     parts: Parts
     networks: Mapping[str, Trainable]
     streams: Mapping[str, RandomStream]
+    processes: Processes
 
 
-def train_both(options: argparse.Namespace, resumed: Checkpoint | None = None) -> Path:
+def train_both(options: argparse.Namespace, resumed: Checkpoint | None = None, processes: Processes = ALONE) -> Path:
     """One training of the two, or the rest of one; returns the run's folder."""
-    setting = prepared(options, resumed)
+    setting = prepared(options, resumed, processes)
     for name in PARTS:
         log_summary(setting.networks[name], setting.parts.image_size, name.capitalize())
     # what can be wrong with the input has been found by now: only then is there a folder
-    project = from_root(options.project)
-    folder = resumed.path.parents[1] if resumed else new_run_folder(project, options.name, options.exist_ok)
+    folder = resumed.path.parents[1] if resumed else run_folder(
+        from_root(options.project), options.name, options.exist_ok, processes
+    )  # fmt: skip
     LOGGER.info("Run: %s (%s)", folder, setting.compute)
     plan = whole_plan(setting, folder)
-    files = PairFiles(folder, options.parallel)
-    if not resumed:
+    files = PairFiles(folder, options.parallel, processes)
+    if resumed:
+        forget_figures(plan, processes)
+    elif processes.main:
         write_start(folder, options, setting.hyp, setting.parts, plan.names)
         files.clear()
-    if options.parallel:
-        waiting = [name for name in PARTS if not part_ended(files, name)]
-        children = side_by_side(
-            train_part, waiting, {**stored_options(options), **typed(options)}, files, options.epochs
-        )
-    else:
-        tasks = {name: open_task(setting, name, files.part(name)) for name in PARTS}
-        take_turns(tasks, files)
-        children = 0
-    write_end(validated(setting, files, plan, children), setting.parts, plan, options)
+    with Interrupts() as interrupts, resumable(plan.last, "train_dual_backbone.py"):
+        children = train_parts(setting, files, interrupts)
+        with interrupts.at_once():
+            outcome = validated(setting, files, plan, children)
+            if processes.main:
+                write_end(outcome, setting.parts, plan, options)
     return folder
+
+
+def train_parts(setting: Setting, files: PairFiles, interrupts: Interrupts) -> int:
+    """Train both to their ends; returns bytes of RAM that other processes held."""
+    options = setting.options
+    if options.parallel:
+        waiting = [name for name in PARTS if not part_ended(files, name, options.epochs)]
+        given = {**stored_options(options), **typed(options)}
+        return side_by_side(train_part, waiting, given, files, options.epochs, interrupts)
+    take_turns({name: open_task(setting, name, files.part(name), interrupts) for name in PARTS}, files)
+    return 0
 
 
 def typed(options: argparse.Namespace) -> dict[str, Any]:
@@ -113,37 +138,40 @@ def typed(options: argparse.Namespace) -> dict[str, Any]:
     return {"typed": sorted(options.typed)}
 
 
-def part_ended(files: PairFiles, name: str) -> bool:
-    """Whether a part has made all its epochs."""
+def part_ended(files: PairFiles, name: str, epochs: int) -> bool:
+    """Whether a part has made all its epochs, and no more are asked for than it was begun with."""
     last = files.part(name) / "weights" / "last.pt"
-    return last.is_file() and bool(checkpoint.read(last, mapped=True).content["finished"])
+    if not last.is_file():
+        return False
+    content = checkpoint.read(last, mapped=True).content
+    return bool(content["finished"]) and epochs <= content["options"]["epochs"]
 
 
 def train_part(name: str, folder: Path, stored: Mapping[str, Any]) -> None:
     """One of the two by itself, in the process that it has for itself."""
     options = argparse.Namespace(**{**stored, "typed": frozenset(stored["typed"])})
     whole = folder.parent / "weights" / "last.pt"
-    threads = options.threads or max(cores() // 2, 1)
-    setting = prepared(options, checkpoint.read(whole) if whole.is_file() else None, threads)
-    task = open_task(setting, name, folder)
-    with task.stream:
-        task.training.begin()
-    while not task.training.done:
-        task.step()
-    task.training.finish()
+    options.threads = options.threads or max(cores() // 2, 1)
+    setting = prepared(options, checkpoint.read(whole) if whole.is_file() else None)
+    with Interrupts() as interrupts:
+        task = open_task(setting, name, folder, interrupts)
+        with task.stream:
+            task.training.begin()
+        while not task.training.done:
+            task.step()
+        task.training.finish()
 
 
-def prepared(options: argparse.Namespace, resumed: Checkpoint | None, threads: int = 0) -> Setting:
+def prepared(options: argparse.Namespace, resumed: Checkpoint | None, processes: Processes = ALONE) -> Setting:
     """Check what the options ask for, open the data and build both networks.
 
     A process that trains one of them builds the other, too: image size and leakage are those of the pair.
-
-    Args:
-        threads: of the processor, instead of those of the options.
     """
+    check_range(options, "save_steps", 0)
     hyp = resumed.hyp if resumed else dual_hyperparameters(options)
     keep_memory()
-    compute = select_compute(options.device, options.amp, threads or options.threads)
+    device, threads = placed(options.device, options.threads, processes)
+    compute = select_compute(device, options.amp, threads)
     config = checked_dataset(options, hyp)
     starts: list[Start] = [resumed] if resumed else []
     streams = {name: RandomStream(hyp.seed) for name in PARTS}
@@ -156,7 +184,7 @@ def prepared(options: argparse.Namespace, resumed: Checkpoint | None, threads: i
     if not options.noautoanchor and not resumed:
         train.fit_anchors(detector, parts.train, hyp, parts.image_size)
     networks: dict[str, Trainable] = {"detector": detector, "classifier": classifier}
-    return Setting(options, hyp, config, compute, parts, networks, streams)
+    return Setting(options, hyp, config, compute, parts, networks, streams, processes)
 
 
 def dual_hyperparameters(options: argparse.Namespace) -> Hyperparameters:
@@ -224,28 +252,33 @@ def whole_plan(setting: Setting, folder: Path) -> Plan:
     return train.make_plan(folder, setting.config, setting.options, setting.hyp, setting.parts, stride)
 
 
-def open_task(setting: Setting, name: str, folder: Path) -> Task:
+def open_task(setting: Setting, name: str, folder: Path, interrupts: Interrupts) -> Task:
     """The training of a part, from where its own checkpoint stands if there is one."""
-    folder.mkdir(exist_ok=True)
-    options, compute, data = setting.options, setting.compute, setting.parts
+    options, compute, data, processes = setting.options, setting.compute, setting.parts, setting.processes
+    if processes.main:
+        folder.mkdir(exist_ok=True)
     network, stream = setting.networks[name], setting.streams[name]
     compute.place(network)
+    if options.sync_bn and processes.size > 1:
+        synchronised(network)
+    processes.share_state(network)
     plan = whole_plan(setting, folder)
     if name == "detector":
         plan = dataclasses.replace(plan, view_names=())
     else:  # frames are drawn by how boxes are found, which a classifier does not know
         plan = dataclasses.replace(plan, names=(), image_weights=False)
-    resumed = checkpoint.read(plan.last) if plan.last.is_file() else None
+    last = processes.of_main(plan.last if plan.last.is_file() else None)
+    resumed = read_or_predecessor(last) if last else None
     with stream:
         train_loader = build_loader(
             data.train, options.batch_size, options.workers, setting.hyp.seed, not options.rect,
-            compute.device.type == "cuda",
+            compute.device.type == "cuda", processes, divided=True,
         )  # fmt: skip
-        val_loader = build_loader(data.val, options.batch_size * 2, options.workers)
+        val_loader = build_loader(data.val, options.batch_size * 2, options.workers, processes=processes)
         learner = build_learner(setting, name, len(train_loader))
         if resumed:
             plan = restore(learner, plan, resumed)
-        return Task(Training(learner, train_loader, val_loader, plan, compute), stream)
+        return Task(Training(learner, train_loader, val_loader, plan, compute, interrupts, processes), stream)
 
 
 def build_learner(setting: Setting, name: str, iterations: int) -> Learner:
@@ -259,7 +292,7 @@ def build_learner(setting: Setting, name: str, iterations: int) -> Learner:
         )
         # the engine multiplies losses by the batch size, which nominal_batch undoes: so clipping sees a mean's gradient
         balancer = Balancer((1 / hyp.nominal_batch,))
-    criterion = JointLoss.of(network, hyp, setting.parts.image_size)
+    criterion = JointLoss.of(network, hyp, setting.parts.image_size).over(setting.processes.sum)
     return train.build_learner(network, hyp, options, iterations, criterion, balancer, optimizer)
 
 
@@ -269,12 +302,16 @@ def validated(setting: Setting, files: PairFiles, plan: Plan, children: int) -> 
     Args:
         children: bytes of RAM that other processes held.
     """
-    compute = setting.compute
+    compute, processes = setting.compute, setting.processes
+    processes.of_main(None)  # which has put the file together by then
     network = checkpoint.read(plan.last).build().to(compute.device)
-    loader = build_loader(setting.parts.val, setting.options.batch_size * 2, setting.options.workers)
+    loader = build_loader(
+        setting.parts.val, setting.options.batch_size * 2, setting.options.workers, processes=processes
+    )
     criterion = JointLoss.of(network, setting.hyp, plan.image_size)
     copy = inference_copy(network, compute)
-    evaluation = evaluate(copy, loader, len(plan.names), len(plan.view_names), compute, plan.thresholds, criterion)
+    nc, nv = len(plan.names), len(plan.view_names)
+    evaluation = evaluate(copy, loader, nc, nv, compute, plan.thresholds, criterion, processes=processes)
     rows, last = files.rows(), files.read("last")
     assert last is not None
     seconds = [own[-1]["seconds"] for own in rows.values()]

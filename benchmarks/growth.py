@@ -88,9 +88,9 @@ def measured(options: argparse.Namespace) -> Row:
     opening = time.perf_counter() - start
     parts = learned(FAST, options)
     loader = build_loader(dataset, options.batch_size, 8, shuffle=True)
-    loader.sampler.length = 4 * options.batch_size  # type: ignore[attr-defined]
+    loader.batch_sampler.keys.length = 4 * options.batch_size  # type: ignore[union-attr]
     train_one_epoch(**parts, loader=loader, epoch=0)
-    loader.sampler.length = len(dataset)  # type: ignore[attr-defined]
+    loader.batch_sampler.keys.length = len(dataset)  # type: ignore[union-attr]
     epochs = math.ceil(options.images / len(dataset))
     start = time.perf_counter()
     for epoch in range(1, 1 + epochs):

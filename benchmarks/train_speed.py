@@ -137,10 +137,10 @@ def measured(way: Way, options: argparse.Namespace) -> Row:
     log = BalanceLog(Path(options.data).parent / f"{options.only}.csv")
     times = []
     loader = build_loader(dataset, options.batch_size, 8, pin=compute.device.type == "cuda")
-    sampler: Any = loader.sampler
+    batches: Any = loader.batch_sampler
     for epoch, steps in enumerate((1, WARM_UP - 1, options.steps)):
-        sampler.length = steps * options.batch_size
-        assert sampler.length <= len(dataset)
+        batches.keys.length = steps * options.batch_size
+        assert batches.keys.length <= len(dataset)
         start = time.perf_counter()
         train_one_epoch(**parts, loader=loader, epoch=epoch, record=log.append)
         if compute.device.type == "cuda":

@@ -88,6 +88,11 @@ def last_convolution(layer: nn.Module) -> str | None:
     return f"{max(numbered)}.conv" if numbered else None
 
 
+def alone(tensor: Tensor) -> Tensor:
+    """The sum of a tensor over the processes of a training that has one: the tensor itself."""
+    return tensor
+
+
 @dataclass(frozen=True)
 class Gradients:
     """What the tasks ask of the shared part, in gradients of scale x unweighted loss.
@@ -111,13 +116,16 @@ class Cut:
         network: in training mode; gives :class:`models.yolo.Output`.
         border: of the network.
         images: (B, 3, H, W).
+        summed: gives the sum of a tensor over all processes that each hold some of the frames; may change the tensor.
 
     Attributes:
         output: of the network, as without the cut.
     """
 
-    def __init__(self, network: nn.Module, border: Border, images: Tensor) -> None:
-        self._border = border
+    def __init__(
+        self, network: nn.Module, border: Border, images: Tensor, summed: Callable[[Tensor], Tensor] = alone
+    ) -> None:
+        self._border, self._summed = border, summed
         self._leaves: list[dict[int, Tensor]] = []  # a leaf of its own for each task, also where both read one layer
         self.output: Output
         if not border.shared:
@@ -164,7 +172,7 @@ class Cut:
         if not any(entering.values()):
             return None
         found = self._measure(entering, weights, by_layer)
-        factors = at_border(lambda: self._products(entering, self._trunk) / scale**2).tolist()
+        factors = at_border(lambda: self._summed(self._products(entering, self._trunk)) / scale**2).tolist()
         total: dict[int, Tensor] = {}
         for i, gradients in entering.items():
             for k, gradient in gradients.items() if factors[i] else ():

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.distributed
 from torch import Tensor
 
-from models.border import Gradients, dot
+from models.border import Gradients, alone, dot
 
 
 @dataclass(frozen=True)
@@ -37,15 +36,16 @@ class StepFigures:
 class StepGradients:
     """Sums over the batches that make one step of the optimizer.
 
-    The norm of a mean is not the mean of norms: dL_i/dW is summed first. With several processes losses and gradients
-    are averaged over them, so that each comes to the same figures.
+    The norm of a mean is not the mean of norms: dL_i/dW is summed first. Of several processes each adds its share of
+    losses and gradients, so that all come to the same figures.
 
     Args:
         tasks: their number T.
+        summed: gives the sum of a tensor over all processes; may change the tensor.
     """
 
-    def __init__(self, tasks: int) -> None:
-        self._tasks = tasks
+    def __init__(self, tasks: int, summed: Callable[[Tensor], Tensor] = alone) -> None:
+        self._tasks, self._summed = tasks, summed
         self._scale = self._frames = 0.0
         self._losses = torch.zeros(tasks)
         self._weight: dict[int, Tensor] = {}
@@ -56,9 +56,9 @@ class StepGradients:
         """Take in a batch.
 
         Args:
-            losses: (T,) unweighted.
+            losses: (T,) unweighted, this process's share.
             gradients: of :meth:`models.border.Cut.backward`.
-            frames: of the batch.
+            frames: of the batch, in all processes.
             scale: that the backward pass was given.
         """
         self._losses = self._losses.to(losses.device) + frames * losses.detach()
@@ -76,15 +76,15 @@ class StepGradients:
 
     def figures(self) -> StepFigures:
         """What the batches since the beginning come to."""
-        losses = averaged(self._losses / self._frames)
-        gradients = {i: averaged(gradient.float() / self._scale) for i, gradient in self._weight.items()}
+        losses = self._summed(self._losses / self._frames)
+        gradients = {i: self._summed(gradient.float() / self._scale) for i, gradient in self._weight.items()}
         norms = torch.full((self._tasks,), math.nan)
         for i, gradient in gradients.items():
             norms[i] = gradient.norm()
-        trunk = {i: {k: list(map(averaged, own)) for k, own in of.items()} for i, of in self._trunk.items()}
+        trunk = {i: {k: list(map(self._summed, own)) for k, own in of.items()} for i, of in self._trunk.items()}
         layers = {k: cosine(trunk[0][k], trunk[1][k]) for k in trunk[0]} if len(trunk) > 1 else {}
         whole = [[g for own in trunk[i].values() for g in own] for i in (0, 1)] if layers else [[], []]
-        features = averaged(self._features)
+        features = self._summed(self._features)
         return StepFigures(
             losses=losses.cpu(),
             norms=norms,
@@ -105,11 +105,3 @@ def cosine(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
 def _ratio(product: float, of_a: float, of_b: float) -> float:
     below = math.sqrt(of_a) * math.sqrt(of_b) if of_a >= 0 and of_b >= 0 else math.nan
     return product / below if below else math.nan
-
-
-def averaged(tensor: Tensor) -> Tensor:
-    """The mean over all processes of a distributed training; in one process the tensor itself."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(tensor)  # summed: not every backend averages
-        tensor /= torch.distributed.get_world_size()
-    return tensor

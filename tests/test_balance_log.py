@@ -34,9 +34,9 @@ def assert_rows(found: Rows, expected: Rows) -> None:
         np.testing.assert_allclose(list(one.values()), values, rtol=5e-6)
 
 
-def write(path: Path, steps: range, keep_epochs: int = 0) -> str:
+def write(path: Path, steps: range, keep_steps: int = 0) -> str:
     """The text of the file after a log of these steps."""
-    log = BalanceLog(path, keep_epochs)
+    log = BalanceLog(path, keep_steps)
     for step in steps:
         log.append(row(step))
     log.close()
@@ -109,31 +109,31 @@ def test_flush_gives_each_row_once_as_it_was(tmp_path: Path) -> None:
     resumed.close()
 
 
-@pytest.mark.parametrize("keep", [1, 2, 3])
-def test_a_resumed_run_keeps_earlier_epochs_byte_for_byte_and_no_others(tmp_path: Path, keep: int) -> None:
+@pytest.mark.parametrize("keep", [1, 2, 5, 6])
+def test_a_resumed_run_keeps_earlier_steps_byte_for_byte_and_no_others(tmp_path: Path, keep: int) -> None:
     path = tmp_path / "balance.csv"
     first = write(path, range(1, 8))  # of epochs 0, 1, 2 two steps each, and one of epoch 3
-    kept = "".join(first.splitlines(keepends=True)[: 1 + 2 * keep])
+    kept = "".join(first.splitlines(keepends=True)[: 1 + keep])
     log = BalanceLog(path, keep)
     assert path.read_text() == kept  # before it has a step of its own
-    log.append(row(2 * keep + 1))
+    log.append(row(keep + 1))
     log.close()
-    assert path.read_text() == "".join(first.splitlines(keepends=True)[: 2 + 2 * keep])
-    assert_rows(read_balance(path), [row(step) for step in range(1, 2 * keep + 2)])
+    assert path.read_text() == "".join(first.splitlines(keepends=True)[: 2 + keep])
+    assert_rows(read_balance(path), [row(step) for step in range(1, keep + 2)])
 
 
 def test_a_resumed_run_goes_on_with_the_columns_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "balance.csv"
     write(path, range(1, 3))
-    assert write(path, range(3, 6), 1).splitlines()[0] == HEADER  # its own first step has no cosine/9
+    assert write(path, range(3, 6), 2).splitlines()[0] == HEADER  # its own first step has no cosine/9
     assert read_balance(path)[3]["cosine/9"] == 0.5
 
 
-@pytest.mark.parametrize("left", ["", HEADER + "\n", HEADER[:20], HEADER + "\n0,1,0.", HEADER + "\n5,1,,,,,,,\n"])
+@pytest.mark.parametrize("left", ["", HEADER + "\n", HEADER[:20], HEADER + "\n0,1,0.", HEADER + "\n5,41,,,,,,,\n"])
 def test_a_run_resumed_without_a_row_to_keep_begins_anew(tmp_path: Path, left: str) -> None:
     path = tmp_path / "balance.csv"
     path.write_text(left)
-    log = BalanceLog(path, 5)
+    log = BalanceLog(path, 39)
     log.append({"epoch": 5, "step": 40, "norm/det": 1.0})
     log.close()
     assert path.read_text() == "epoch,step,norm/det\n5,40,1\n"

@@ -18,7 +18,17 @@ from utils import dataset as module
 from utils import frames
 from utils.augment import Augmenter
 from utils.config import Hyperparameters, load_dataset_config
-from utils.dataset import Batch, EchoDataset, EpochSampler, Key, build_loader, collate, list_images, prepare
+from utils.dataset import (
+    Batch,
+    EchoDataset,
+    EpochBatches,
+    EpochSampler,
+    Key,
+    build_loader,
+    collate,
+    list_images,
+    prepare,
+)
 from utils.labels import Label, read_label
 from utils.letterbox import fit, letterbox, padded
 from utils.log import LOGGER, InputError
@@ -434,8 +444,8 @@ def epochs(data: EchoDataset, workers: int, count: int = 2) -> Iterator[list[Bat
     loader = build_loader(data, 4, workers, seed=7, shuffle=True)
     assert loader.num_workers == workers
     for epoch in range(count):
-        assert isinstance(loader.sampler, EpochSampler)
-        loader.sampler.epoch = epoch
+        assert isinstance(loader.batch_sampler, EpochBatches)
+        loader.batch_sampler.keys.epoch = epoch
         yield list(loader)
 
 

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from models.border import Gradients, find_border
 from models.gradnorm import GradNorm
-from models.step_gradients import StepFigures, StepGradients, averaged, cosine
+from models.step_gradients import StepFigures, StepGradients, cosine
 from tests.test_border import batch, cut_step, losses_of, network_with_view_on
+from utils.processes import Processes
 
 
 def gradients(det: list[float], view: list[float] | None) -> Gradients:
@@ -104,15 +105,10 @@ def test_two_batches_make_the_norms_of_the_mean_loss_by_autograd() -> None:
     assert step.figures().norms.tolist() == pytest.approx(norms, rel=1e-4)
 
 
-def test_in_one_process_nothing_is_averaged() -> None:
-    tensor = torch.tensor([1.0])
-    assert averaged(tensor) is tensor
-
-
 def _process(rank: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    step = StepGradients(2)
-    step.add(torch.tensor([1.0 + rank, 2.0]), gradients([1.0 - 2 * rank, 1.0], [1.0, 1.0 + 2 * rank]), 1, 1.0)
+    step = StepGradients(2, Processes(rank, 2).sum)
+    step.add(torch.tensor([1.0 + rank, 2.0]), gradients([1.0 - 2 * rank, 1.0], [1.0, 1.0 + 2 * rank]), 2, 2.0)
     found = step.figures()
     balancer = GradNorm()
     balancer.step(found.losses, found.norms)

@@ -19,6 +19,7 @@ from tests.test_checkpoint import pair
 from utils import checkpoint, taking_turns
 from utils.devices import RandomStream
 from utils.files import write_json
+from utils.interrupt import Interrupts
 from utils.log import InputError
 from utils.loggers import COLUMNS, read_results
 from utils.taking_turns import PARTS, PairFiles, Task, merged, side_by_side, take_turns
@@ -211,7 +212,7 @@ def test_a_process_that_ends_early_is_one_line_and_stops_the_other(tmp_path: Pat
     files.clear()
     started = time.monotonic()
     with pytest.raises(InputError, match=words) as caught:
-        side_by_side(work, list(PARTS), {}, files, 1)
+        side_by_side(work, list(PARTS), {}, files, 1, Interrupts())
     assert "\n" not in str(caught.value)
     assert time.monotonic() - started < 120  # not the 300 seconds that the other one would take
     assert multiprocessing.active_children() == []
@@ -219,5 +220,7 @@ def test_a_process_that_ends_early_is_one_line_and_stops_the_other(tmp_path: Pat
 
 def test_with_no_part_left_to_train_the_runs_files_are_still_brought_up_to_date(tmp_path: Path) -> None:
     write_parts(tmp_path, {"detector": 2, "classifier": 0})
-    assert side_by_side(speaks, [], {}, PairFiles(tmp_path, True), 3) == 0  # bytes of processes that there were none of
+    assert (
+        side_by_side(speaks, [], {}, PairFiles(tmp_path, True), 3, Interrupts()) == 0
+    )  # bytes of processes that there were none of
     assert checkpoint.read(tmp_path / "weights" / "last.pt").content["epochs"] == {"detector": 3, "classifier": 3}

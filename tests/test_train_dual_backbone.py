@@ -30,6 +30,7 @@ from utils.checkpoint import Checkpoint, read, save
 from utils.config import ROOT
 from utils.engine import Evaluation
 from utils.flags import from_keywords, parse
+from utils.interrupt import Interrupts
 from utils.log import InputError
 from utils.loggers import read_results
 from utils.trainer import Plan
@@ -85,7 +86,7 @@ def alone(place: Path, name: str, folder: Path, **changes: Any) -> Path:
     """Train one part with no other one anywhere; returns the folder that it would lie in."""
     setting = prepared(options_of(place, **changes), None)
     folder.mkdir()
-    task = open_task(setting, name, folder / name)
+    task = open_task(setting, name, folder / name, Interrupts())
     with task.stream:
         task.training.begin()
     while not task.training.done:
@@ -124,7 +125,7 @@ def figures(run: Path) -> list[dict[str, float]]:
 def test_the_two_have_no_parameter_buffer_or_running_mean_in_common(place: Path) -> None:
     setting = prepared(options_of(place), None)
     (place / "storage").mkdir()
-    tasks = {name: open_task(setting, name, place / "storage" / name) for name in PARTS}
+    tasks = {name: open_task(setting, name, place / "storage" / name, Interrupts()) for name in PARTS}
     learners = {name: task.training._learner for name, task in tasks.items()}
     seen: set[int] = set()
     for name in PARTS:

@@ -17,7 +17,7 @@ from utils.dataset import EchoDataset, build_loader
 from utils.engine import Evaluation, Speed, inference_copy
 from utils.log import InputError
 from utils.metrics import detection_figures
-from utils.trainer import Learner, Plan, fit, frame_weights, restore
+from utils.trainer import Learner, Plan, Training, fit, frame_weights, restore
 
 
 def learner() -> Learner:
@@ -36,13 +36,13 @@ def test_a_loss_that_is_not_finite_stops_with_one_line_and_keeps_the_checkpoint(
 ) -> None:
     good, loader = learner(), build_loader(dataset, 8, 0)
     good.schedule = replace(good.schedule, epochs=1)
-    fit(good, loader, loader, plan(tmp_path), CPU)
+    fit(Training(good, loader, loader, plan(tmp_path), CPU))
     before = (tmp_path / "weights" / "last.pt").read_bytes()
     bad = learner()
     with torch.no_grad():
         next(bad.network.parameters()).fill_(torch.nan)
     with pytest.raises(InputError, match=r"epoch 1: the loss is not finite.*last\.pt"):
-        fit(bad, loader, loader, plan(tmp_path), CPU)
+        fit(Training(bad, loader, loader, plan(tmp_path), CPU))
     assert (tmp_path / "weights" / "last.pt").read_bytes() == before
 
 

@@ -26,13 +26,13 @@ class BalanceLog:
 
     Args:
         path: of the file.
-        keep_epochs: epochs of an earlier part of the run whose rows stay, when it is resumed.
+        keep_steps: steps of an earlier part of the run whose rows stay, when it is resumed.
     """
 
-    def __init__(self, path: Path, keep_epochs: int = 0) -> None:
+    def __init__(self, path: Path, keep_steps: int = 0) -> None:
         self._path = path
-        there = keep_epochs > 0 and path.is_file()  # what else lies there is of an earlier run (--exist-ok)
-        kept = [row for row in read_balance(path) if row["epoch"] < keep_epochs] if there else []
+        there = keep_steps > 0 and path.is_file()  # what else lies there is of an earlier run (--exist-ok)
+        kept = [row for row in read_balance(path) if row["step"] <= keep_steps] if there else []
         self._columns: list[str] = list(kept[0]) if kept else []
         self._new: Rows = []
         write_text(path, _lines(self._columns, kept, header=True) if kept else "")

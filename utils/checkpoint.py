@@ -6,8 +6,10 @@ of balancer and random numbers beside ``ema``, the averaged weights that are val
 
 from __future__ import annotations
 
+import errno
 import io
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -24,7 +26,9 @@ from utils.log import InputError, printable
 
 FORMAT = 1
 REQUIRED = ("format", "description", "names", "view_names", "image_size", "rect", "hyp", "epoch", "ema")
-ONLY_FOR_TRAINING = ("network", "optimizer", "balancer", "random", "random_gpu", "options", "frame_weights")
+ONLY_FOR_TRAINING = (
+    "network", "optimizer", "balancer", "random", "random_gpu", "options", "frame_weights", "progress", "seconds",
+)  # fmt: skip
 
 
 class NotOursError(InputError):
@@ -141,9 +145,40 @@ def one_checkpoint(weights: str | Sequence[str]) -> Path:
     return Path(names[0]).expanduser()
 
 
-def save(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a checkpoint whole or not at all."""
-    write_whole(path, lambda file: _save_into(file, {"format": FORMAT, **content}))
+def save(path: Path, content: Mapping[str, Any], keep: bool = False) -> None:
+    """Write a checkpoint whole or not at all.
+
+    Args:
+        keep: what ``path`` held before stays, as :func:`predecessor`.
+
+    Raises:
+        InputError: the disk is full; ``path`` is as it was.
+    """
+    try:
+        write_whole(
+            path, lambda file: _save_into(file, {"format": FORMAT, **content}), predecessor(path) if keep else None
+        )
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        needed, free = sum(tensor.nbytes for tensor in _tensors(content)), shutil.disk_usage(path.parent).free
+        raise InputError(
+            f"{path}: no space left for a checkpoint of {needed / 1e6:.0f} MB ({free / 1e6:.0f} MB free): free some, such as weights/epoch*.pt of finished runs, then go on with --resume; what "
+            f"{path.name} held before is whole"
+        ) from error
+
+
+def predecessor(path: Path) -> Path:
+    """Where the checkpoint stays that ``path`` held before: ``last.pt`` -> ``last_previous.pt``."""
+    return path.with_name(f"{path.stem}_previous{path.suffix}")
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
 
 
 def _save_into(file: BinaryIO, content: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,13 +22,15 @@ from utils.assessment import Assessment, assess
 from utils.config import from_root, load_dataset_config
 from utils.dataset import list_images
 from utils.diagrams import Folds, plot_folds
-from utils.files import new_run_folder, write_json, write_text
+from utils.files import write_json, write_text
+from utils.launch import MARK, run_folder
 from utils.log import LOGGER, InputError
 from utils.metrics import detection_figures
 from utils.outcomes import Outcomes
 from utils.outputs import csv_text
+from utils.processes import ALONE, Processes
 from utils.report import interval_of, metrics, write_figures
-from utils.resume import ended
+from utils.resume import ended, read_or_predecessor
 from utils.splits import read_folds
 from utils.table import table
 
@@ -56,6 +59,7 @@ def cross_validate(
     options: argparse.Namespace,
     resumed: checkpoint.Checkpoint | None,
     train: Callable[[argparse.Namespace, checkpoint.Checkpoint | None], Path],
+    processes: Processes = ALONE,
 ) -> Path:
     """Train on every fold of ``--folds``, then pool; returns the folder of the whole.
 
@@ -63,6 +67,7 @@ def cross_validate(
         options: of a training script.
         resumed: of the fold that was cut off; folds that are finished are then left as they are.
         train: one training, or the rest of one.
+        processes: that train together; the main one pools.
     """
     if "data" in options.typed:
         raise InputError("--folds --data: expected one of them; the folds have dataset yamls of their own")
@@ -73,16 +78,16 @@ def cross_validate(
     if resumed:
         folder = resumed.path.parents[2]
     else:
-        folder = new_run_folder(from_root(options.project), options.name, options.exist_ok)
+        folder = run_folder(from_root(options.project), options.name, options.exist_ok, processes)
         present = [name for name in ("metrics.json", *(path.stem for path in yamls)) if (folder / name).exists()]
-        if present:
+        if present and not processes.restarts:
             raise InputError(f"{folder}: expected no {present[0]} in it; --resume goes on with a run that was cut off")
 
     def train_fold(yaml_file: Path) -> None:
         own = {"data": str(yaml_file), "project": str(folder), "name": yaml_file.stem, "exist_ok": True}
         own["folds"] = str(source)  # a resumed run may be started elsewhere
         last = folder / yaml_file.stem / "weights" / "last.pt"
-        begun = checkpoint.read(last) if resumed and last.exists() else None
+        begun = read_or_predecessor(last) if resumed and last.exists() else None
         if begun is None or not ended(begun):
             train(argparse.Namespace(**{**vars(options), **own}), begun)
 
@@ -91,9 +96,10 @@ def cross_validate(
             LOGGER.info("Fold %d of %d: %s", number, len(yamls), path)
             train_fold(path)
     finally:
-        if not any(folder.iterdir()):  # what was wrong with the input has been found before the first fold
-            folder.rmdir()
-    summarise(folder, [path.stem for path in yamls], options.bootstrap, not options.noplots)
+        if processes.main and {path.name for path in folder.iterdir()} <= {MARK}:
+            shutil.rmtree(folder)  # what was wrong with the input has been found before the first fold
+    if processes.main:
+        summarise(folder, [path.stem for path in yamls], options.bootstrap, not options.noplots)
     return folder
 
 

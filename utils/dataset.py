@@ -6,6 +6,7 @@ a random state of its own.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,6 +32,7 @@ from utils.letterbox import Geometry, Image, fit, pad, padded
 from utils.log import LOGGER, InputError, progress
 from utils.phantom import PhantomConfig, ensure
 from utils.preprocess import Preprocessor
+from utils.processes import ALONE, Processes
 
 PROBLEMS_SHOWN = 20
 
@@ -210,6 +212,57 @@ class EpochSampler(Sampler[Key]):
         return iter([Key(self.epoch, index) for index in order])
 
 
+class EpochBatches(Sampler[list[Key]]):
+    """The batches of an epoch, of which this process takes its share.
+
+    In training each batch is divided among all processes, so that together they make the steps that one would make
+    alone. In validation whole batches are dealt out in turn.
+
+    Args:
+        keys: of all frames, in order.
+        batch_size: frames a batch, in all processes.
+        processes: that share them.
+        divided: whether each batch is divided.
+
+    Attributes:
+        first: batches of the epoch that are left out, because they have been trained on already.
+
+    Raises:
+        InputError: fewer frames in a batch, or in all, than there are processes.
+    """
+
+    def __init__(self, keys: EpochSampler, batch_size: int, processes: Processes, divided: bool) -> None:
+        self.keys, self._size, self._processes, self._divided = keys, batch_size, processes, divided
+        self.first = 0
+        fewest = min(batch_size, len(keys))
+        if divided and fewest < processes.size:
+            raise InputError(
+                f"--batch-size: expected at least a frame for each of {processes.size} processes, got {fewest}"
+            )
+
+    def __len__(self) -> int:
+        return len(self._starts()[self._own()])
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        keys, starts = list(self.keys), self._starts()
+        batches = [keys[start:end] for start, end in itertools.pairwise([*starts, len(keys)])]
+        rank, size = self._processes.rank, self._processes.size
+        for batch in batches[self._own()][self.first :]:
+            if not self._divided:
+                yield batch
+                continue
+            yield batch[len(batch) * rank // size : len(batch) * (rank + 1) // size]
+
+    def _own(self) -> slice:
+        return slice(None) if self._divided else slice(self._processes.rank, None, self._processes.size)
+
+    def _starts(self) -> list[int]:
+        """Where each batch begins. A last one with fewer frames than processes becomes part of the one before."""
+        starts = list(range(0, len(self.keys), self._size))
+        rest = len(self.keys) - starts[-1]
+        return starts[:-1] if self._divided and rest < self._processes.size else starts
+
+
 def collate(samples: Sequence[tuple[Tensor, NDArray[np.float32], int, Geometry, int]]) -> Batch:
     """Samples -> :class:`Batch`."""
     images, boxes, views, geometries, indices = zip(*samples, strict=True)
@@ -225,17 +278,34 @@ def collate(samples: Sequence[tuple[Tensor, NDArray[np.float32], int, Geometry, 
 
 
 def build_loader(
-    dataset: EchoDataset, batch_size: int, workers: int, seed: int = 0, shuffle: bool = False, pin: bool = False
+    dataset: EchoDataset,
+    batch_size: int,
+    workers: int,
+    seed: int = 0,
+    shuffle: bool = False,
+    pin: bool = False,
+    processes: Processes = ALONE,
+    divided: bool = False,
 ) -> DataLoader[Batch]:
-    """A loader of :class:`Batch`; its sampler's ``epoch`` is the caller's to set.
+    """A loader of :class:`Batch`; the epoch of its ``batch_sampler``'s keys is the caller's to set.
 
     Frames that are in memory and stay as they are cost less to stack than to send between processes: no workers then.
+
+    Args:
+        batch_size: frames a batch, in all processes.
+        processes, divided: see :class:`EpochBatches`.
     """
-    workers = 0 if dataset.augmenter is None and dataset.in_memory else min(workers, cores())
+    keys = EpochSampler(len(dataset), seed, shuffle)
+    batches = EpochBatches(keys, batch_size, processes, divided)
+    if dataset.batch_shapes and divided and len(dataset) > len(batches) * batch_size:
+        raise InputError(
+            f"--rect --batch-size {batch_size}: expected a last batch with a frame for each of {processes.size} processes"
+        )
+    share = max(cores() // processes.local_size, 1)
+    workers = 0 if dataset.augmenter is None and dataset.in_memory else min(workers, share)
     return DataLoader(
         dataset,  # type: ignore[arg-type]
-        batch_size,
-        sampler=EpochSampler(len(dataset), seed, shuffle),
+        batch_sampler=batches,
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin,

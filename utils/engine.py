@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -24,12 +24,15 @@ from utils.boxes import non_max_suppression, scale_boxes, xywh_to_xyxy
 from utils.dataset import Batch
 from utils.devices import Compute
 from utils.letterbox import Geometry
-from utils.log import progress
+from utils.log import progress as progress_bar
 from utils.loss import JointLoss
 from utils.metrics import DetectionFigures, confusion_matrix, detection_figures, match
 from utils.optim import RunningMean, set_rates
+from utils.processes import ALONE, Processes
 from utils.schedule import Schedule
 from utils.view_metrics import ViewFigures, view_figures
+
+BAD_STEPS = 5  # in a row without a finite gradient, after which a training does not come back by itself
 
 
 class MeanLosses(NamedTuple):
@@ -41,11 +44,43 @@ class MeanLosses(NamedTuple):
     view: float
 
 
-class EpochResult(NamedTuple):
-    """What a training epoch leaves behind: its losses, and how many steps were skipped for a gradient not finite."""
+class NotFiniteError(Exception):
+    """Several steps in a row came to nothing, because their losses or gradients were no numbers.
 
-    losses: MeanLosses
-    skipped: int
+    Attributes:
+        steps: how many.
+        frames: places in the dataset of the frames of those steps that this process has seen.
+    """
+
+    def __init__(self, steps: int, frames: Sequence[int]) -> None:
+        super().__init__(f"{steps} steps in a row with a loss or gradient that is not finite")
+        self.steps, self.frames = steps, frames
+
+
+@dataclass
+class EpochProgress:
+    """How far an epoch has got, after a step of the optimizer: all that its rest needs to know of its beginning.
+
+    Attributes:
+        batches: that have been trained on.
+        sums: (4,) of their unweighted losses in all processes, where these were finite.
+        counted: batches in these sums.
+        skipped: steps that were not taken, because a loss or a gradient was not finite.
+        in_a_row: of these the latest, without a good one between or after them; earlier epochs' included.
+        bad_frames: in these, as :class:`NotFiniteError` has them.
+    """
+
+    batches: int = 0
+    sums: Tensor = field(default_factory=lambda: torch.zeros(4))
+    counted: int = 0
+    skipped: int = 0
+    in_a_row: int = 0
+    bad_frames: list[int] = field(default_factory=list)
+
+    @property
+    def losses(self) -> MeanLosses:
+        """Mean over the batches that count; NaN if none does."""
+        return _means(self.sums, self.counted)
 
 
 @dataclass(frozen=True)
@@ -76,66 +111,109 @@ def train_one_epoch(
     multi_scale: MultiScale | None = None,
     record: Callable[[dict[str, float]], None] | None = None,
     interference_every: int = 0,
-) -> EpochResult:
+    progress: EpochProgress | None = None,
+    after_step: Callable[[EpochProgress], None] | None = None,
+    processes: Processes = ALONE,
+) -> EpochProgress:
     """Train on every batch of the loader once.
 
     The total is batch x sum of weight x loss; its gradient passes the border between trunk and heads as the balancer
-    says. Gradients are summed over the schedule's number of batches; the last step of the epoch takes what is there, so
-    that nothing is carried from one epoch to the next.
+    says. Gradients are summed over the schedule's number of batches, and over all processes; the last step of the epoch
+    takes what is there, so that nothing is carried from one epoch to the next.
 
     Args:
+        loader: of what is left of the epoch.
         epoch: 0-based; places the epoch in the schedule.
         clip_grad_norm: gradients are scaled down to this norm; 0 leaves them.
         record: given a row of figures after each step of the optimizer, see :func:`balance_row`.
         interference_every: steps between two that also measure each task's gradient over the whole trunk; 0: never.
+        progress: of the epoch before it was cut off; is brought up to date.
+        after_step: called after each step, taken or skipped; may save, and may raise to end the epoch there.
+        processes: that hold each batch together.
+
+    Raises:
+        NotFiniteError: :data:`BAD_STEPS` steps in a row could not be taken.
     """
     network.train()
     border = find_border(network)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    sums = torch.zeros(4, device=compute.device)
-    step = StepGradients(len(border.branches))
-    waiting = skipped = 0
-    bar = progress(loader, f"epoch {epoch + 1}/{schedule.epochs}", unit="batch")
-    for number, batch in enumerate(bar):
-        iteration = epoch * len(loader) + number
+    state = progress or EpochProgress()
+    batches = len(loader)
+    step, waiting = StepGradients(len(border.branches), processes.sum), Waiting(compute)
+    bar = progress_bar(loader, f"epoch {epoch + 1}/{schedule.epochs}", batches, "batch", initial=state.batches)
+    for number, batch in enumerate(bar, state.batches):
+        iteration = epoch * batches + number
         rates = schedule.at(iteration, epoch)
         set_rates(optimizer, rates)
+        processes.seed(iteration)
         images = to_float(batch.images, compute)
         if multi_scale is not None:
             images = multi_scale(images, iteration)
         with compute.autocast():
-            cut = Cut(network, border, images)
+            cut = Cut(network, border, images, processes.sum)
         losses = criterion(cut.output.raw, cut.output.view, batch.boxes, batch.views)
-        sums += losses.columns()
+        waiting.add(losses.columns(), batch.indices)
         # weights change between optimizer steps only, so that one step's gradients share them
         weights = balancer.weights.clone()
         whole = interference_every > 0 and running_mean.updates % interference_every == 0
         tasks = losses.by_task()
-        gradients = cut.backward(tasks, weights.tolist(), balancer.at_border, len(images), whole)
-        step.add(torch.stack(tasks), gradients, len(images), len(images))
+        gradients = cut.backward(tasks, weights.tolist(), balancer.at_border, losses.frames, whole)
+        step.add(torch.stack(tasks), gradients, losses.frames, losses.frames)
         del cut, losses, tasks, gradients  # what they hold of the graph is not to outlast the next forward pass
-        waiting += 1
-        if waiting >= rates.accumulate or number == len(loader) - 1:
+        if waiting.batches >= rates.accumulate or number == batches - 1:
+            processes.sum_gradients(parameters)
             figures = step.figures()
             norm = nn.utils.clip_grad_norm_(parameters, clip_grad_norm or math.inf)
-            if norm.isfinite():
+            good = bool(norm.isfinite()) and bool(figures.losses.isfinite().all())
+            waiting.settle(state, good, processes)
+            if good:
                 optimizer.step()
+                processes.average_statistics(network)
                 running_mean.update(network)
                 balancer.step(figures.losses, figures.norms)
                 if record is not None:
                     layers = border.shared if interference_every else ()
                     record(balance_row(epoch, running_mean.updates, figures, weights, balancer, layers))
             else:
-                skipped += 1
                 restore_buffers(network, running_mean.network)
             optimizer.zero_grad(set_to_none=True)
-            step = StepGradients(len(border.branches))
-            waiting = 0
-        if bar.last_print_n == bar.n:  # the bar has just been drawn: its figures are read no more often than that
-            bar.set_postfix_str(_words(sums / (number + 1)), refresh=False)
+            step, waiting = StepGradients(len(border.branches), processes.sum), Waiting(compute)
+            if state.in_a_row >= BAD_STEPS:
+                raise NotFiniteError(state.in_a_row, state.bad_frames)
+            if after_step is not None:
+                after_step(state)
+        if bar.last_print_n == bar.n and state.counted:  # the bar has just been drawn: read no more often than that
+            bar.set_postfix_str(_words(state.losses), refresh=False)
     bar.close()
-    balancer.end_epoch()
-    return EpochResult(_means(sums, len(loader)), skipped)
+    return state
+
+
+class Waiting:
+    """The batches since the last step of the optimizer: their losses and frames, which count once it is taken."""
+
+    def __init__(self, compute: Compute) -> None:
+        self.batches = 0
+        self._sums = torch.zeros(4, device=compute.device)
+        self._frames: list[int] = []
+
+    def add(self, losses: Tensor, frames: Sequence[int]) -> None:
+        """Take in a batch: its losses (4,), unweighted, and where its frames are in the dataset."""
+        self.batches += 1
+        self._sums += losses
+        self._frames += frames
+
+    def settle(self, state: EpochProgress, good: bool, processes: Processes) -> None:
+        """Add the batches to the epoch's, as the step's outcome says."""
+        sums = processes.sum(self._sums).cpu()
+        state.batches += self.batches
+        if good:
+            state.sums = state.sums + sums
+            state.counted += self.batches
+            state.in_a_row, state.bad_frames = 0, []
+        else:
+            state.skipped += 1
+            state.in_a_row += 1
+            state.bad_frames = state.bad_frames + self._frames
 
 
 @torch.no_grad()
@@ -172,11 +250,11 @@ def balance_row(
 
 
 def _means(sums: Tensor, batches: int) -> MeanLosses:
-    return MeanLosses(*(sums / max(batches, 1)).tolist())
+    return MeanLosses(*((sums / batches).tolist() if batches else [math.nan] * 4))
 
 
-def _words(means: Tensor) -> str:
-    return "  ".join(f"{name} {value:.4f}" for name, value in zip(MeanLosses._fields, means.tolist(), strict=True))
+def _words(losses: MeanLosses) -> str:
+    return "  ".join(f"{name} {value:.4f}" for name, value in losses._asdict().items())
 
 
 def to_float(images: Tensor, compute: Compute) -> Tensor:
@@ -251,6 +329,18 @@ def inference_copy(network: AnyModule, compute: Compute) -> AnyModule:
     return compute.place(ready)
 
 
+@dataclass
+class _Seen:
+    """What one process has found in its batches, frame by frame."""
+
+    found: list[FramePrediction] = field(default_factory=list)
+    labelled: list[Tensor] = field(default_factory=list)
+    views: list[int] = field(default_factory=list)
+    losses: dict[int, list[float]] = field(default_factory=dict)  # by the first frame of each batch
+    confusion: NDArray[np.int64] | int = 0
+    seconds: NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))
+
+
 @torch.inference_mode()
 def evaluate(
     network: Callable[[Tensor], Output],
@@ -262,67 +352,93 @@ def evaluate(
     criterion: JointLoss | None = None,
     description: str = "validation",
     operating: float | None = None,
+    processes: Processes = ALONE,
 ) -> Evaluation:
     """Run a network in evaluation mode over a split and compare with its labels.
 
     Args:
         network: gives :class:`models.yolo.Output` with decoded boxes; usually :func:`models.yolo.fused`.
+        loader: of this process's batches.
         nc: number of box classes; 0 for a classifier alone, whose frames then have no boxes, labelled or found.
         nv: number of views; 0 for a detector alone.
-        criterion: losses to report beside the figures.
+        criterion: losses to report beside the figures, of batches that a process holds by itself.
         operating: the confidence of :func:`utils.metrics.detection_figures`.
+        processes: that share the split; each of them gets the figures of all of it.
     """
-    sums = torch.zeros(4, device=compute.device)
-    seconds = np.zeros(3)
-    found: list[FramePrediction] = []
-    labelled: list[Tensor] = []
-    true_views: list[int] = []
-    confusion = np.zeros((nc + 1, nc + 1), np.int64)
-    for batch in progress(loader, description, unit="batch"):
+    seen = _Seen(confusion=np.zeros((nc + 1, nc + 1), np.int64))
+    for batch in progress_bar(loader, description, unit="batch"):
         clock = [_now(compute)]
         images = to_float(batch.images, compute)
         clock.append(_now(compute))
         with compute.autocast():
             output = network(images)
         clock.append(_now(compute))
-        boxes = batch.boxes
-        if output.boxes is None:
-            boxes, detections = boxes[:0], [torch.zeros(0, 6) for _ in batch.indices]
-        else:
-            detections = non_max_suppression(
-                output.boxes, thresholds.conf, thresholds.iou, agnostic=thresholds.single_class, multi_label=True,
-                max_det=thresholds.max_det,
-            )  # fmt: skip
-        detections = list(torch.cat(detections).cpu().split([len(rows) for rows in detections]))
-        if thresholds.single_class:
-            for rows_of_frame in detections:
-                rows_of_frame[:, 5] = 0
+        detections = _detections(output, len(images), thresholds)
         clock.append(_now(compute))
-        seconds += np.diff(clock)
+        seen.seconds += np.diff(clock)
         if criterion is not None:
             losses = criterion(output.raw, output.view, batch.boxes, batch.views)
-            sums += losses.columns()
+            seen.losses[batch.indices[0]] = losses.columns().tolist()
+        boxes = batch.boxes if output.boxes is not None else batch.boxes[:0]
         probabilities = output.view.float().softmax(1).cpu() if output.view is not None else None
         for place, (index, geometry) in enumerate(zip(batch.indices, batch.geometries, strict=True)):
             shape = (images.shape[2], images.shape[3])
             labels = _in_file_pixels(boxes[boxes[:, 0] == place, 1:], shape, geometry)
             frame = scale_boxes(detections[place], (geometry.gain_x, geometry.gain_y), (geometry.left, geometry.top),
                                 geometry.original)  # fmt: skip
-            labelled.append(labels[:, 0])
-            confusion += confusion_matrix(frame, labels, nc)
+            seen.labelled.append(labels[:, 0])
+            seen.confusion += confusion_matrix(frame, labels, nc)
             view_of_frame = None if probabilities is None else probabilities[place]
-            found.append(FramePrediction(index, frame, view_of_frame, match(frame, labels)))
-        true_views += batch.views.tolist()
+            seen.found.append(FramePrediction(index, frame, view_of_frame, match(frame, labels)))
+        seen.views += batch.views.tolist()
+    return _evaluation(_joined(processes.gather(seen)), nv, criterion is not None, operating)
+
+
+def _detections(output: Output, frames: int, thresholds: Thresholds) -> list[Tensor]:
+    """Boxes (n, 6) of each frame of a batch that suppression keeps, on the processor."""
+    if output.boxes is None:
+        return [torch.zeros(0, 6)] * frames
+    kept = non_max_suppression(
+        output.boxes, thresholds.conf, thresholds.iou, agnostic=thresholds.single_class, multi_label=True,
+        max_det=thresholds.max_det,
+    )  # fmt: skip
+    detections = list(torch.cat(kept).cpu().split([len(rows) for rows in kept]))
+    if thresholds.single_class:
+        for rows_of_frame in detections:
+            rows_of_frame[:, 5] = 0
+    return detections
+
+
+def _joined(parts: Sequence[_Seen]) -> _Seen:
+    """What all processes have found, in the order of the frames."""
+    if len(parts) == 1:
+        return parts[0]
+    whole = _Seen()
+    rows = [row for part in parts for row in zip(part.found, part.labelled, part.views, strict=True)]
+    for found, labelled, view in sorted(rows, key=lambda row: row[0].index):
+        whole.found.append(found)
+        whole.labelled.append(labelled)
+        whole.views.append(view)
+    for part in parts:
+        whole.losses |= part.losses
+        whole.confusion = whole.confusion + part.confusion
+        whole.seconds = whole.seconds + part.seconds
+    return whole
+
+
+def _evaluation(seen: _Seen, nv: int, with_losses: bool, operating: float | None) -> Evaluation:
     view = None
-    if nv and any(true >= 0 for true in true_views):
-        view = view_figures([int(f.view.argmax()) for f in found if f.view is not None], true_views, nv)
+    if nv and any(true >= 0 for true in seen.views):
+        view = view_figures([int(f.view.argmax()) for f in seen.found if f.view is not None], seen.views, nv)
+    losses = torch.tensor([seen.losses[first] for first in sorted(seen.losses)])
+    assert isinstance(seen.confusion, np.ndarray)
     return Evaluation(
-        detection=_detection(found, labelled, operating),
+        detection=_detection(seen.found, seen.labelled, operating),
         view=view,
-        losses=_means(sums, len(loader)) if criterion is not None else None,
-        confusion=confusion,
-        predictions=found,
-        speed=Speed(*(seconds * 1000 / max(len(found), 1)).tolist()),
+        losses=_means(losses.sum(0), len(losses)) if with_losses else None,
+        confusion=seen.confusion,
+        predictions=seen.found,
+        speed=Speed(*(seen.seconds * 1000 / max(len(seen.found), 1)).tolist()),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +14,13 @@ from typing import Any, BinaryIO
 from utils.log import InputError
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def write_whole(path: Path, write: Callable[[BinaryIO], object], before: Path | None = None) -> None:
     """Let ``write`` fill a temporary file beside ``path``, flush it to the disk and rename it.
 
     Whatever happens in between, ``path`` holds its old content or the new one.
+
+    Args:
+        before: where the old content is to stay, in the same folder.
     """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     draft = Path(name)
@@ -26,12 +30,25 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         draft.chmod(0o644)  # mkstemp's are for the owner alone
+        if before is not None and path.exists():
+            _keep(path, before)
         draft.replace(path)
     except BaseException as error:
         draft.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)  # a write names no file of itself
         raise
+
+
+def _keep(path: Path, before: Path) -> None:
+    """Give a file's content a second name, in place of what had that name."""
+    spare = before.with_name(f".{before.name}-{os.getpid()}")
+    spare.unlink(missing_ok=True)
+    try:
+        os.link(path, spare)  # so that ``path`` is there at every moment
+    except OSError:  # a file system without links
+        shutil.copyfile(path, spare)
+    spare.replace(before)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -28,6 +28,19 @@ class InputError(Exception):
     """
 
 
+class Interrupted(Exception):
+    """A signal asked the program to end, and nothing was lost.
+
+    Attributes:
+        signal: its number; a shell sees 128 more than it as the exit code.
+        hint: how to go on, for the user.
+    """
+
+    def __init__(self, number: int, hint: str = "") -> None:
+        super().__init__(f"interrupted{': ' if hint else ''}{hint}")
+        self.signal, self.hint = number, hint
+
+
 class _TqdmHandler(logging.Handler):
     """Writes log lines to standard error, above a progress bar that is on screen instead of through it."""
 
@@ -57,16 +70,20 @@ def progress(
     unit: str = "it",
     leave: bool = True,
     delay: float = 0.0,
+    initial: int = 0,
 ) -> tqdm[T]:
     """A progress bar over ``items``; in a log file (no terminal) it redraws every 10 seconds only.
 
+    There is none where the logger is told to be quieter than usual, as in processes that another one speaks for.
+
     Args:
         delay: seconds before the bar appears at all, for work that is often too short for one.
+        initial: items that were done before.
     """
     interval = 0.1 if sys.stderr.isatty() else 10.0
     return tqdm(
-        items, desc=description, total=total, unit=unit, leave=leave, delay=delay, mininterval=interval,
-        dynamic_ncols=True,
+        items, desc=description, total=total, unit=unit, leave=leave, delay=delay, initial=initial,
+        mininterval=interval, dynamic_ncols=True, disable=LOGGER.level > logging.INFO,
     )  # fmt: skip
 
 
@@ -74,7 +91,8 @@ def run_script(main: Callable[[argparse.Namespace], object], options: argparse.N
     """Run a script's ``main(options)`` and turn what the user can mend into one line on standard error.
 
     Returns:
-        The exit code: 0, 1 after an error, 130 after Ctrl-C. With ``options.traceback`` errors propagate instead.
+        The exit code: 0, 1 after an error, 130 after Ctrl-C, 143 after SIGTERM where a script saves first. With
+        ``options.traceback`` errors propagate instead.
     """
     setup()
     try:
@@ -84,6 +102,9 @@ def run_script(main: Callable[[argparse.Namespace], object], options: argparse.N
             raise
         LOGGER.error("interrupted")
         return 130
+    except Interrupted as error:
+        LOGGER.error(one_line(error))
+        return 128 + error.signal
     except BrokenPipeError:  # the reader of our output left (`... | head`): nothing to report, and nowhere to
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  (kept open: the interpreter flushes it at exit)
         return 1

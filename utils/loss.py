@@ -1,15 +1,21 @@
-"""The detection loss (YOLOv5's) and the view loss. Both are means over a batch, without the factor batch size."""
+"""The detection loss (YOLOv5's) and the view loss. Both are means over a batch, without the factor batch size.
+
+Where several processes hold a batch together, each divides by what all of them hold: boxes that are answered for,
+frames, labelled views. So a loss here is this process's share, and the shares' sum is the loss of the whole batch.
+"""
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.border import alone
 from models.dual import AnyNetwork, Dual
 from models.heads import Detect
 from models.yolo import Network
@@ -18,6 +24,7 @@ from utils.config import Hyperparameters
 from utils.labels import UNLABELLED
 from utils.log import InputError
 
+Summed = Callable[[Tensor], Tensor]  # the sum of a tensor over all processes; may change the tensor
 LEVEL_BALANCE = {3: (4.0, 1.0, 0.4)}  # weight of each level's objectness, fine to coarse
 LEVEL_BALANCE_MANY = (4.0, 1.0, 0.25, 0.06, 0.02)
 FOCAL_ALPHA = 0.25
@@ -65,10 +72,14 @@ class DetectionLoss:
     Args:
         detect: head whose anchors and class count hold; its anchors are read at each call.
         hyp: gains as scaled by :meth:`Hyperparameters.scaled`.
+
+    Attributes:
+        summed: over the processes that hold a batch together.
     """
 
     def __init__(self, detect: Detect, hyp: Hyperparameters) -> None:
         self.detect, self.hyp = detect, hyp
+        self.summed: Summed = alone
         self.on, self.off = 1.0 - 0.5 * hyp.label_smoothing, 0.5 * hyp.label_smoothing
         levels = len(detect.strides)
         self.balance = LEVEL_BALANCE.get(levels, LEVEL_BALANCE_MANY[:levels])
@@ -91,25 +102,30 @@ class DetectionLoss:
             boxes: (N, 6): frame, class, centre x, centre y, width, height, normalised; on the processor, as they come
                 from the loader: what follows from them is worked out there, so that no step waits for a GPU.
         """
-        hyp = self.hyp
+        hyp, levels = self.hyp, range(len(self.balance))
         box = obj = cls = raw[0].new_zeros((), dtype=torch.float32)
         device = raw[0].device
+        assigned = [assign(boxes, self._anchors[i], raw[i].shape[2:4], hyp.anchor_t) for i in levels]
+        frames = len(raw[0])
+        all_frames, *positives = self.summed(torch.tensor([frames, *(len(found.frame) for found in assigned)])).tolist()
         for level, balance in enumerate(self.balance):
             predicted = raw[level].float()
             target = torch.zeros_like(predicted[..., 4])
-            found = assign(boxes, self._anchors[level], predicted.shape[2:4], hyp.anchor_t).to(device)
+            found = assigned[level].to(device)
             if len(found.frame):
+                share = len(found.frame) / positives[level]
                 rows = predicted[found.frame, found.anchor, found.row, found.column]
                 centre = rows[:, :2].sigmoid() * 2 - 0.5
                 size = (rows[:, 2:4].sigmoid() * 2) ** 2 * found.anchors
                 iou = pair_iou(torch.cat((centre, size), 1), found.boxes, "ciou")
-                box = box + (1.0 - iou).mean()
+                box = box + (1.0 - iou).mean() * share
                 target[found.frame, found.anchor, found.row, found.column] = iou.detach().clamp(0)
                 if self.detect.nc > 1:
                     wanted = torch.full_like(rows[:, 5:], self.off)
                     wanted[torch.arange(len(rows), device=rows.device), found.classes] = self.on
-                    cls = cls + binary_focal(rows[:, 5:], wanted, hyp.cls_pw, hyp.fl_gamma)
-            obj = obj + binary_focal(predicted[..., 4], target, hyp.obj_pw, hyp.fl_gamma) * balance
+                    cls = cls + binary_focal(rows[:, 5:], wanted, hyp.cls_pw, hyp.fl_gamma) * share
+            all_cells = binary_focal(predicted[..., 4], target, hyp.obj_pw, hyp.fl_gamma)
+            obj = obj + all_cells * (balance * frames / all_frames)
         return DetectionLosses(box * hyp.box, obj * hyp.obj, cls * hyp.cls)
 
 
@@ -169,9 +185,13 @@ class ViewLoss:
     Args:
         hyp: its ``view_...`` keys.
         views: number of views.
+
+    Attributes:
+        summed: over the processes that hold a batch together.
     """
 
     def __init__(self, hyp: Hyperparameters, views: int) -> None:
+        self.summed: Summed = alone
         self.smoothing, self.gamma = hyp.view_label_smoothing, hyp.view_focal_gamma
         self.weights = hyp.view_class_weights or (1.0,) * views
         if len(self.weights) != views:
@@ -186,7 +206,10 @@ class ViewLoss:
     def __call__(self, logits: Tensor, views: Tensor) -> Tensor:
         """Logits (B, nv) and views (B,) on the processor, -1 where unlabelled -> scalar."""
         labelled = (views != UNLABELLED).nonzero().squeeze(1)  # found out here, so that no step waits for a GPU
-        views = views[labelled].to(logits.device, non_blocking=True)
+        views = views[labelled]
+        # a batch of views of weight 0 has loss 0
+        total = self.summed(torch.tensor(self.weights)[views].sum()).clamp(min=1e-12).to(logits.device)
+        views = views.to(logits.device, non_blocking=True)
         logits = logits.float()[labelled.to(logits.device, non_blocking=True)]
         if not len(views):
             return logits.sum()
@@ -195,7 +218,7 @@ class ViewLoss:
         if self.gamma:
             right = logits.softmax(1).gather(1, views[:, None]).squeeze(1)
             each = each * (1 - right) ** self.gamma
-        return each.sum() / weights[views].sum().clamp(min=1e-12)  # a batch of views of weight 0 has loss 0
+        return each.sum() / total
 
 
 class TaskLosses(NamedTuple):
@@ -205,11 +228,13 @@ class TaskLosses(NamedTuple):
         det: scalar, sum of ``parts``; None of a classifier alone.
         view: scalar; None of a network without a view head.
         parts: box, objectness and class loss.
+        frames: of the batch, in all processes that hold it together.
     """
 
     det: Tensor | None
     view: Tensor | None
     parts: DetectionLosses | None
+    frames: int
 
     def by_task(self) -> list[Tensor]:
         """The losses of the tasks that the network has: detection, view."""
@@ -227,12 +252,22 @@ class JointLoss:
 
     def __init__(self, detection: DetectionLoss | None, view: ViewLoss | None) -> None:
         self.detection, self.view = detection, view
+        self.summed: Summed = alone
+
+    def over(self, summed: Summed) -> JointLoss:
+        """The same losses of batches that several processes hold together; see the module's text."""
+        shared = JointLoss(copy.copy(self.detection), copy.copy(self.view))
+        for part in (shared, shared.detection, shared.view):
+            if part is not None:
+                part.summed = summed
+        return shared
 
     def __call__(self, raw: Sequence[Tensor], logits: Tensor | None, boxes: Tensor, views: Tensor) -> TaskLosses:
         """Losses from Detect's maps and view logits against boxes (N, 6) and views (B,), on the processor."""
         parts = self.detection(raw, boxes) if self.detection is not None else None
         view = self.view(logits, views) if self.view is not None and logits is not None else None
-        return TaskLosses(None if parts is None else parts.total, view, parts)
+        frames = int(self.summed(torch.tensor(len(views))))
+        return TaskLosses(None if parts is None else parts.total, view, parts, frames)
 
     @classmethod
     def of(cls, network: AnyNetwork, hyp: Hyperparameters, image_size: int) -> JointLoss:

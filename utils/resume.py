@@ -3,65 +3,83 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import contextlib
+import shlex
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from utils import checkpoint
+from utils.checkpoint import Checkpoint
 from utils.config import ROOT
 from utils.flags import Flag, from_keywords
-from utils.log import LOGGER, InputError
+from utils.log import LOGGER, InputError, Interrupted
 
 FIGURES = "metrics.json"  # what a run writes last, but for pictures
-TAKES_EFFECT = {"resume", "traceback", "device", "workers", "threads"}  # flags that count beside --resume
+TAKES_EFFECT = {"resume", "traceback", "device", "workers", "threads", "save_steps", "epochs"}  # beside --resume
 
 
-def latest_checkpoint(resume: str | bool, pair: bool = False) -> Path:
+def latest_checkpoint(resume: str | bool, pair: bool = False, longer: bool = False) -> Checkpoint:
     """The checkpoint that ``--resume`` means: the one given, or that of the latest run cut off below runs/.
 
     Args:
         pair: of two networks, as train_dual_backbone.py trains them.
+        longer: more epochs are asked for, so that the latest run counts although it is finished.
     """
     if resume is not True:
         path = Path(str(resume)).expanduser().resolve()
         if path.parent.name != "weights":
             raise InputError(f"--resume {resume}: expected a checkpoint in its run's folder, as in exp/weights/last.pt")
-        found = checkpoint.read(path, mapped=True)
+        found = read_or_predecessor(path)
         if "options" not in found.content:
-            return path  # a stripped one is refused for that
+            return found  # a stripped one is refused for that
         if is_part(found):
             whole = path.parents[2] / "weights" / "last.pt"
             raise InputError(f"{path}: expected a run's last.pt, got that of one of its two networks; take {whole}")
         if found.is_pair != pair:
             other = "train.py" if pair else "train_dual_backbone.py"
             raise InputError(f"{path}: expected a run of this script, got one that {other} --resume goes on with")
-        return path
+        return found
     paths = sorted((ROOT / "runs").rglob("weights/last.pt"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in paths:
-        content = checkpoint.read(path, mapped=True)
-        if content.is_pair == pair and not is_part(content) and not finished(content):
-            return path
+        found = read_or_predecessor(path, mapped=True)
+        if found.is_pair == pair and not is_part(found) and (longer or not finished(found)):
+            return read_or_predecessor(path)
     raise InputError(f"--resume: none of {len(paths)} runs below runs/ was cut off; name a last.pt")
 
 
-def is_part(found: checkpoint.Checkpoint) -> bool:
+def read_or_predecessor(path: Path, mapped: bool = False) -> Checkpoint:
+    """A run's last.pt, or, where it is damaged, what it held before that.
+
+    Args:
+        mapped: see :func:`utils.archive.read_archive`; damage within the tensors is not seen then.
+    """
+    try:
+        return checkpoint.read(path, mapped)
+    except InputError as error:
+        before = checkpoint.predecessor(path)
+        if not before.is_file():
+            raise
+        LOGGER.warning("%s; going on with %s, the save before it", error, before.name)
+        return checkpoint.read(before, mapped)
+
+
+def is_part(found: Checkpoint) -> bool:
     """Whether this is the detector or the classifier of a run of both."""
     return not found.is_pair and "classifier" in (found.content.get("options") or {})
 
 
-def ended(found: checkpoint.Checkpoint) -> bool:
+def ended(found: Checkpoint) -> bool:
     """Whether a training is at its end: the last epoch is made, and its figures are written."""
     return bool(found.content.get("finished", True)) and (found.path.parents[1] / FIGURES).exists()
 
 
-def finished(found: checkpoint.Checkpoint) -> bool:
+def finished(found: Checkpoint) -> bool:
     """Whether nothing is left to resume: the training is at its end, and all folds are pooled if it is one of them."""
     stored = found.content.get("options") or {}
     return ended(found) and (not stored.get("folds") or (found.path.parents[2] / FIGURES).exists())
 
 
-def resumed_options(
-    resumed: checkpoint.Checkpoint, typed: argparse.Namespace, flags: Sequence[Flag]
-) -> argparse.Namespace:
+def resumed_options(resumed: Checkpoint, typed: argparse.Namespace, flags: Sequence[Flag]) -> argparse.Namespace:
     """The options the run was started with; those typed beside ``--resume`` that count for nothing are named.
 
     Args:
@@ -70,8 +88,15 @@ def resumed_options(
     stored = resumed.content.get("options")
     if not stored:
         raise InputError(f"{resumed.path}: expected a checkpoint to resume from (last.pt), got a stripped one")
-    if finished(resumed):
-        raise InputError(f"{resumed.path}: its training is finished; nothing to resume")
+    more = "epochs" in typed.typed and typed.epochs > stored["epochs"]
+    if "epochs" in typed.typed and typed.epochs < stored["epochs"]:
+        raise InputError(f"--resume --epochs: expected at least {stored['epochs']}, the run's own, got {typed.epochs}")
+    if more and stored.get("folds"):
+        raise InputError(f"--resume --epochs: folds keep the epochs they were begun with, {stored['epochs']}")
+    if finished(resumed) and not more:
+        raise InputError(f"{resumed.path}: its training is finished; nothing to resume, unless --epochs is raised")
+    if more:
+        LOGGER.warning("--epochs %d: the learning rate follows the longer schedule from here on", typed.epochs)
     ignored = sorted(typed.typed - TAKES_EFFECT)
     if ignored:
         LOGGER.warning("--resume: the run goes on with its own options; ignored: %s", ", ".join(ignored))
@@ -80,3 +105,13 @@ def resumed_options(
     for name in TAKES_EFFECT & typed.typed:
         setattr(options, name, getattr(typed, name))
     return options
+
+
+@contextlib.contextmanager
+def resumable(last: Path, script: str) -> Iterator[None]:
+    """Tell the user of a signal that came within how to go on with the run, whose ``last.pt`` this is."""
+    try:
+        yield
+    except Interrupted as interrupted:
+        hint = f"all that was trained is in {last}; go on with: python {script} --resume {shlex.quote(str(last))}"
+        raise Interrupted(interrupted.signal, hint) from None

@@ -21,6 +21,7 @@ from utils.files import write_json, write_text
 from utils.parts import Parts
 from utils.pictures import write_batch_pictures, write_training_pictures
 from utils.plots import plot_labels, plot_results
+from utils.processes import Processes
 from utils.report import metrics, write_figures
 from utils.table import table
 from utils.trainer import Outcome, Plan
@@ -54,6 +55,12 @@ def write_start(
         chosen = keys[number * options.batch_size : (number + 1) * options.batch_size]
         if chosen:
             write_training_pictures(parts.train, chosen, names, folder / f"train_batch{number}.jpg")
+
+
+def forget_figures(plan: Plan, processes: Processes) -> None:
+    """Remove what says that a run is finished, where it goes on with more epochs."""
+    if processes.main and not plan.ended:
+        (plan.folder / "metrics.json").unlink(missing_ok=True)
 
 
 def write_end(outcome: Outcome, parts: Parts, plan: Plan, options: argparse.Namespace) -> None:

@@ -23,8 +23,10 @@ from utils import checkpoint
 from utils.checkpoint import PARTS, Checkpoint
 from utils.devices import RandomStream
 from utils.files import write_json, write_text
-from utils.log import InputError, one_line, progress, setup
+from utils.interrupt import Interrupts
+from utils.log import InputError, Interrupted, one_line, progress, setup
 from utils.loggers import COLUMNS, format_results, read_history, read_results
+from utils.processes import ALONE, Processes
 from utils.trainer import Training, peak_memory
 
 # Columns of the log that the classifier fills; the others are the detector's.
@@ -52,13 +54,15 @@ class PairFiles:
     Args:
         folder: of the run; the parts' are below it.
         parallel: whether they run at the same time, so that seconds are not summed.
+        processes: that train together; the main one writes.
     """
 
-    def __init__(self, folder: Path, parallel: bool) -> None:
-        self._folder, self._parallel = folder, parallel
+    def __init__(self, folder: Path, parallel: bool, processes: Processes = ALONE) -> None:
+        self._folder, self._parallel, self._processes = folder, parallel, processes
         self._best: dict[str, int] = {}  # the epochs that the files are of
         self._last: dict[str, int] = {}
-        (folder / "weights").mkdir(exist_ok=True)
+        if processes.main:
+            (folder / "weights").mkdir(exist_ok=True)
 
     def part(self, name: str) -> Path:
         """The folder of a part."""
@@ -88,7 +92,7 @@ class PairFiles:
 
     def write(self) -> None:
         """Bring the run's log and checkpoints to where the parts are."""
-        last = self.read("last")
+        last = self.read("last") if self._processes.main else None
         if last is None:
             return
         rows = self.rows()
@@ -143,16 +147,20 @@ def take_turns(tasks: Mapping[str, Task], files: PairFiles) -> None:
         with task.stream:
             task.training.begin()
     files.write()
-    while waiting := [task for task in tasks.values() if not task.training.done]:
-        min(waiting, key=lambda task: task.training.epochs).step()
+    try:
+        while waiting := [task for task in tasks.values() if not task.training.done]:
+            min(waiting, key=lambda task: task.training.epochs).step()
+            files.write()
+    except Interrupted:
         files.write()
+        raise
     for task in tasks.values():
         task.training.finish()
 
 
 def side_by_side(
     work: Callable[[str, Path, Mapping[str, Any]], None], parts: list[str], options: Mapping[str, Any],
-    files: PairFiles, epochs: int,
+    files: PairFiles, epochs: int, interrupts: Interrupts,
 ) -> int:  # fmt: skip
     """Make all epochs in a process a part; returns the most RAM that these held, in bytes.
 
@@ -160,9 +168,11 @@ def side_by_side(
         work: trains a part in a folder by the options; a module's function, so that another process finds it.
         parts: that have epochs left.
         epochs: of each part, for the progress bar.
+        interrupts: that reach this process; it passes them on.
 
     Raises:
         InputError: a process ended early; the other one is stopped then, and both can be resumed.
+        Interrupted: a signal came; both have saved where they stand.
     """
     context = multiprocessing.get_context("spawn")
     results: Any = context.Queue()
@@ -176,7 +186,7 @@ def side_by_side(
         for process in processes.values():
             process.start()
         nothing: tuple[int, ...] = ()
-        with progress(nothing, "epochs of both", total=2 * epochs, unit="epoch") as bar:
+        with progress(nothing, "epochs of both", total=2 * epochs, unit="epoch") as bar, interrupts.at_once():
             waiting, before = set(parts), -1
             while waiting:
                 ended = [name for name in waiting if processes[name].exitcode is not None]
@@ -201,10 +211,12 @@ def side_by_side(
         for part in PARTS:  # one that was cut just before its end has not done so
             checkpoint.strip(files.part(part) / "weights" / "best.pt")
     finally:
-        for process in processes.values():
-            if process.is_alive():
-                process.terminate()
-                process.join()
+        running = [process for process in processes.values() if process.is_alive()]
+        for process in running:
+            process.terminate()  # asks it to save and leave
+        for process in running:
+            process.join()
+        files.write()
     return memory
 
 
@@ -213,7 +225,8 @@ def _in_process(
     results: Any,
 ) -> None:  # fmt: skip
     """A part's process: what it says goes into a file, so that the two do not write over each other's lines."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too, which stops this process
+    # until the training listens: Ctrl-C reaches the parent, too, which stops this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that a file which is being written is cleaned up
     threading.Thread(target=_end_with_parent, daemon=True).start()
     error = ""
@@ -222,7 +235,7 @@ def _in_process(
         setup()
         try:
             work(name, folder, options)
-        except (InputError, OSError, MemoryError) as fault:
+        except (InputError, Interrupted, OSError, MemoryError) as fault:
             error = one_line(fault)
         except Exception as fault:
             traceback.print_exc(file=log)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import signal
 import subprocess
 import sys
 import time
@@ -18,19 +19,33 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from models.balancer import TASKS, Balancer
+from models.border import alone
 from models.dual import Trainable
 from utils import checkpoint
 from utils.balance_log import BalanceLog
 from utils.config import ROOT, Hyperparameters, plain
-from utils.dataset import Batch, EchoDataset, EpochSampler
+from utils.dataset import Batch, EchoDataset, EpochBatches
 from utils.devices import Compute
-from utils.engine import EpochResult, Evaluation, MultiScale, Thresholds, evaluate, inference_copy, train_one_epoch
-from utils.log import LOGGER, InputError
+from utils.engine import (
+    EpochProgress,
+    Evaluation,
+    MultiScale,
+    NotFiniteError,
+    Thresholds,
+    evaluate,
+    inference_copy,
+    train_one_epoch,
+)
+from utils.interrupt import Interrupts
+from utils.log import LOGGER, InputError, Interrupted
 from utils.loggers import RunLogger
 from utils.loss import JointLoss
 from utils.operating import OperatingPoint
 from utils.optim import RunningMean
+from utils.processes import ALONE, Processes
 from utils.schedule import Schedule
+
+BAD_FILES_NAMED = 64  # of the steps that were not finite, at most
 
 
 @dataclass
@@ -56,6 +71,7 @@ class Plan:
         rect: whether frames are padded to whole strides only.
         patience: epochs without a better fitness after which training stops; 0 never stops.
         save_period: also keep ``epochN.pt`` every so many epochs; under 1 never.
+        save_steps: also bring ``last.pt`` up to date every so many steps of the optimizer; 0: after an epoch only.
         save_every_epoch, validate_every_epoch: else the last epoch only.
         image_weights: draw frames by how badly their classes are found.
         interference_every: steps between two that measure the tasks' gradients over the whole trunk; 0: never.
@@ -63,7 +79,7 @@ class Plan:
         leakage: columns of the log that say what validation has in common with training.
         remembered: what checkpoints say of the training data beside the network: ``trained_on``, ``permuted_labels``.
         options: of the script, to be stored in checkpoints.
-        start_epoch, best_fitness, best_epoch, frame_weights: where a resumed training goes on.
+        start_epoch, progress, seconds, best_fitness, best_epoch, frame_weights: where a resumed training goes on.
         ended: a resumed training was cut off after its last epoch: nothing is left but to validate.
     """
 
@@ -75,6 +91,7 @@ class Plan:
     hyp: Hyperparameters
     patience: int = 0
     save_period: int = -1
+    save_steps: int = 0
     save_every_epoch: bool = True
     validate_every_epoch: bool = True
     image_weights: bool = False
@@ -85,6 +102,8 @@ class Plan:
     remembered: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] | None = None
     start_epoch: int = 0
+    progress: EpochProgress | None = None
+    seconds: float = 0.0
     best_fitness: float = -1.0
     best_epoch: int = 0
     frame_weights: NDArray[np.float64] | None = None
@@ -145,28 +164,38 @@ class Outcome:
 class Training:
     """The loop over epochs, a :meth:`step` each, so that several trainings can take turns in one process.
 
-    It leaves ``results.csv`` and checkpoints in the run folder.
+    It leaves ``results.csv`` and checkpoints in the run folder; of several processes, the main one does.
+
+    Args:
+        interrupts: that end the training where it stands, once that is saved.
     """
 
     def __init__(
         self, learner: Learner, train_loader: DataLoader[Batch], val_loader: DataLoader[Batch], plan: Plan,
-        compute: Compute,
+        compute: Compute, interrupts: Interrupts | None = None, processes: Processes = ALONE,
     ) -> None:  # fmt: skip
-        (plan.folder / "weights").mkdir(exist_ok=True)
         self._learner, self.plan, self._compute = learner, plan, compute
+        self._interrupts, self._processes = interrupts or Interrupts(), processes
         self._train_loader, self._val_loader = train_loader, val_loader
-        sampler, val_set = train_loader.sampler, val_loader.dataset
-        assert isinstance(sampler, EpochSampler) and isinstance(val_set, EchoDataset)
-        self._sampler: EpochSampler = sampler
+        batches, val_set = train_loader.batch_sampler, val_loader.dataset
+        assert isinstance(batches, EpochBatches) and isinstance(val_set, EchoDataset)
+        self._batches: EpochBatches = batches
         self._val_set: EchoDataset = val_set
-        sampler.weights = plan.frame_weights
-        self._logger: RunLogger = RunLogger(plan.folder, plan.start_epoch)
+        batches.keys.weights = plan.frame_weights
         joint = bool(plan.names and plan.view_names) and learner.criterion.view is not None
-        self._balance: BalanceLog | None = BalanceLog(plan.balance, plan.start_epoch) if joint else None
+        self._logger: RunLogger | None = None
+        self._balance: BalanceLog | None = None
+        self._seconds: float = plan.seconds
+        if processes.main:
+            (plan.folder / "weights").mkdir(exist_ok=True)
+            self._logger = RunLogger(plan.folder, plan.start_epoch)
+            self._balance = BalanceLog(plan.balance, learner.running_mean.updates) if joint else None
+            self._seconds = max(self._seconds, self._logger.seconds)
+        self._progress: EpochProgress = plan.progress or EpochProgress()
         self._best_fitness: float = plan.best_fitness
         self._best_epoch: int = plan.best_epoch
         self._evaluation: Evaluation | None = None
-        self._seconds: float = self._logger.seconds
+        self._started: float = time.perf_counter()
         self.epochs: int = plan.start_epoch  # made so far
         self.done: bool = plan.ended or self.epochs >= learner.schedule.epochs
 
@@ -176,20 +205,36 @@ class Training:
             self._save(-1, None, False)
 
     def step(self) -> None:
-        """Train and validate for an epoch, log it, save it."""
-        started = time.perf_counter()
+        """Train and validate for an epoch, log it, save it.
+
+        Raises:
+            Interrupted: a signal came; ``last.pt`` is of where the epoch stands.
+            InputError: losses are no numbers any more.
+        """
+        self._started = time.perf_counter()
         learner, plan, epoch = self._learner, self.plan, self.epochs
-        self._sampler.epoch = epoch
-        result = train_one_epoch(
-            learner.network, self._train_loader, learner.criterion, learner.optimizer, learner.balancer,
-            learner.running_mean, learner.schedule, self._compute, epoch, plan.hyp.clip_grad_norm, plan.multi_scale,
-            self._balance.append if self._balance else None, plan.interference_every,
-        )  # fmt: skip
-        _check(result, epoch, plan)
-        last = epoch == learner.schedule.epochs - 1
-        evaluation = None
-        if plan.validate_every_epoch or last:
-            evaluation = validate(learner, self._val_loader, plan, self._compute)
+        self._batches.keys.epoch, self._batches.first = epoch, self._progress.batches
+        try:
+            progress = train_one_epoch(
+                learner.network, self._train_loader, learner.criterion, learner.optimizer, learner.balancer,
+                learner.running_mean, learner.schedule, self._compute, epoch, plan.hyp.clip_grad_norm, plan.multi_scale,
+                self._balance.append if self._balance else None, plan.interference_every, self._progress,
+                self._after_step, self._processes,
+            )  # fmt: skip
+            last = epoch == learner.schedule.epochs - 1
+            evaluation = None
+            if plan.validate_every_epoch or last:
+                with self._interrupts.at_once():
+                    evaluation = validate(learner, self._val_loader, plan, self._compute, self._processes)
+        except NotFiniteError as error:
+            raise self._not_finite(error) from error
+        except Interrupted:
+            if self._processes.main:
+                self._save(epoch - 1, None, False, self._progress)
+            raise
+        if progress.skipped:
+            LOGGER.warning("epoch %d: %d steps skipped, their gradient was not finite", epoch + 1, progress.skipped)
+        learner.balancer.end_epoch()
         fitness = plan.fitness(evaluation) if evaluation else self._best_fitness
         # equal counts as better, as in YOLOv5: an early stage at fitness 0 is no lack of progress
         improved = evaluation is not None and fitness >= self._best_fitness
@@ -197,76 +242,111 @@ class Training:
             self._best_fitness, self._best_epoch = fitness, epoch
         stopping = evaluation is not None and 0 < plan.patience <= epoch - self._best_epoch
         if evaluation and plan.image_weights and isinstance(self._train_loader.dataset, EchoDataset):
-            self._sampler.weights = frame_weights(self._train_loader.dataset, evaluation, len(plan.names))
-        self._seconds += time.perf_counter() - started
-        row = _row(epoch, learner, plan, result, evaluation)
-        self._logger.log({**row, **plan.leakage, "epochs": learner.schedule.epochs, "seconds": self._seconds})
-        if self._balance is not None:
-            self._logger.log_steps(self._balance.flush())
+            self._batches.keys.weights = frame_weights(self._train_loader.dataset, evaluation, len(plan.names))
+        self._seconds = self._spent()
+        self._log(_row(epoch, learner, plan, progress, evaluation))
+        self._progress = EpochProgress(in_a_row=progress.in_a_row, bad_frames=progress.bad_frames)
         self.epochs, self._evaluation, self.done = epoch + 1, evaluation, last or stopping
         if plan.save_every_epoch or self.done:
             self._save(epoch, evaluation, improved or epoch == 0)
         if stopping:
             LOGGER.info("No better fitness for %d epochs: stopped after epoch %d", plan.patience, epoch + 1)
 
-    def _save(self, epoch: int, evaluation: Evaluation | None, improved: bool) -> None:
-        if not self.plan.save_every_epoch and epoch >= 0:
+    def _spent(self) -> float:
+        """Seconds of the training up to now; starts the clock again."""
+        now = time.perf_counter()
+        spent, self._started = self._seconds + now - self._started, now
+        return spent
+
+    def _after_step(self, progress: EpochProgress) -> None:
+        """Save where the epoch stands, every so many steps; leave if a signal has come to any process."""
+        if self._processes.any(bool(self._interrupts.signal)):
+            raise Interrupted(self._interrupts.signal or signal.SIGTERM)
+        every, updates = self.plan.save_steps, self._learner.running_mean.updates
+        if every and not progress.in_a_row and updates % every == 0:
+            self._seconds = self._spent()
+            self._save(self.epochs - 1, None, False, progress)
+
+    def _not_finite(self, error: NotFiniteError) -> InputError:
+        """The error that ends the training, once the files of the last batches are named."""
+        dataset = self._train_loader.dataset
+        assert isinstance(dataset, EchoDataset)
+        for frame in error.frames[-BAD_FILES_NAMED:]:
+            LOGGER.warning("in a step that was not finite: %s", dataset.files[frame])
+        kept = f"; the last good state is in {self.plan.last}" if self.plan.last.exists() else ""
+        return InputError(f"epoch {self.epochs + 1}: {error}: try a lower lr0 or --no-amp{kept}")
+
+    def _log(self, row: Mapping[str, float]) -> None:
+        if self._logger is None:
+            return
+        epochs = self._learner.schedule.epochs
+        self._logger.log({**row, **self.plan.leakage, "epochs": epochs, "seconds": self._seconds})
+        if self._balance is not None:
+            self._logger.log_steps(self._balance.flush())
+
+    def _save(
+        self, epoch: int, evaluation: Evaluation | None, improved: bool, progress: EpochProgress | None = None
+    ) -> None:
+        """Write the checkpoints.
+
+        Args:
+            epoch: the last that is complete.
+            progress: of the epoch after it, where that has begun.
+        """
+        if not self._processes.main:
+            return
+        if not self.plan.save_every_epoch and epoch >= 0 and progress is None:
             improved, self._best_epoch = True, epoch  # what is saved last is all there is
         content = _content(self._learner, self.plan, epoch, self._best_fitness, self._best_epoch, evaluation)
         content["operating"] = OperatingPoint.of(evaluation, self._val_set).content() if evaluation else None
         content["finished"] = self.done
+        content["progress"] = asdict(progress) if progress else None
+        content["seconds"] = self._seconds if progress is None else self._spent()
         on_gpu = self._compute.device.type == "cuda"  # dropout draws from the generator of its device
         content["random_gpu"] = torch.cuda.get_rng_state(self._compute.device) if on_gpu else None
-        weights = self._sampler.weights
+        weights = self._batches.keys.weights
         content["frame_weights"] = None if weights is None else torch.from_numpy(weights)
-        _save(content, self.plan, epoch, improved)
+        period = self.plan.save_period if progress is None else -1
+        _save(content, self.plan, epoch, improved, period)
 
     def finish(self) -> Outcome:
         """Close the logs and strip ``best.pt``, once the last step is made."""
-        self._logger.close()
+        if self._logger is not None:
+            self._logger.close()
         if self._balance is not None:
             self._balance.close()
         if self._learner.balancer.skipped:
             LOGGER.warning(
                 "%d steps changed no task's weight: a gradient norm was 0 or not finite", self._learner.balancer.skipped
             )
-        checkpoint.strip(self.plan.best)
+        if self._processes.main:
+            checkpoint.strip(self.plan.best)
         return Outcome(self._evaluation, self.epochs, self._best_epoch + 1, self._seconds, peak_memory())
 
 
-def fit(
-    learner: Learner, train_loader: DataLoader[Batch], val_loader: DataLoader[Batch], plan: Plan, compute: Compute
-) -> Outcome:
+def fit(training: Training) -> Outcome:
     """Train to the schedule's end."""
-    training = Training(learner, train_loader, val_loader, plan, compute)
+    training.begin()
     while not training.done:
         training.step()
     return training.finish()
 
 
-def _check(result: EpochResult, epoch: int, plan: Plan) -> None:
-    """Stop when an epoch's losses are no numbers any more; the checkpoints stay as the last good epoch left them."""
-    if result.skipped:
-        LOGGER.warning("epoch %d: %d steps skipped, their gradient was not finite", epoch + 1, result.skipped)
-    losses = result.losses
-    learned = (losses[:3] if plan.names else ()) + (losses[3:] if plan.view_names else ())
-    if not np.isfinite(learned).all():
-        kept = f"; the epoch before it is in {plan.last}" if plan.last.exists() else ""
-        raise InputError(f"epoch {epoch + 1}: the loss is not finite: try a lower lr0 or --no-amp{kept}")
-
-
-def validate(learner: Learner, loader: DataLoader[Batch], plan: Plan, compute: Compute) -> Evaluation:
+def validate(
+    learner: Learner, loader: DataLoader[Batch], plan: Plan, compute: Compute, processes: Processes = ALONE
+) -> Evaluation:
     """Evaluate the averaged weights."""
     network = inference_copy(learner.running_mean.network, compute)
     nc, nv = len(plan.names), len(plan.view_names)
-    return evaluate(network, loader, nc, nv, compute, plan.thresholds, learner.criterion)
+    criterion = learner.criterion.over(alone)
+    return evaluate(network, loader, nc, nv, compute, plan.thresholds, criterion, processes=processes)
 
 
 def _row(
-    epoch: int, learner: Learner, plan: Plan, result: EpochResult, evaluation: Evaluation | None
+    epoch: int, learner: Learner, plan: Plan, progress: EpochProgress, evaluation: Evaluation | None
 ) -> dict[str, float]:
     row = {"epoch": float(epoch)}
-    row |= {f"train/{name}_loss": value for name, value in result.losses._asdict().items()}
+    row |= {f"train/{name}_loss": value for name, value in progress.losses._asdict().items()}
     row |= {f"x/lr{i}": group["lr"] for i, group in enumerate(learner.optimizer.param_groups)}
     if plan.names:
         row |= {f"weight/{task}": float(w) for task, w in zip(TASKS, learner.balancer.weights, strict=False)}
@@ -316,11 +396,11 @@ def _content(
     }
 
 
-def _save(content: Mapping[str, Any], plan: Plan, epoch: int, is_best: bool) -> None:
+def _save(content: Mapping[str, Any], plan: Plan, epoch: int, is_best: bool, period: int) -> None:
     if is_best:  # before last.pt, which says which epoch is the best: a kill in between must not make that untrue
         checkpoint.save(plan.best, content)
-    checkpoint.save(plan.last, content)
-    if plan.save_period > 0 and epoch >= 0 and epoch % plan.save_period == 0:
+    checkpoint.save(plan.last, content, keep=True)
+    if period > 0 and epoch >= 0 and epoch % period == 0:
         checkpoint.save(plan.folder / "weights" / f"epoch{epoch}.pt", content)
 
 
@@ -344,11 +424,13 @@ def restore(learner: Learner, plan: Plan, resumed: checkpoint.Checkpoint) -> Pla
     torch.set_rng_state(content["random"])
     if content.get("random_gpu") is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(content["random_gpu"])
-    weights = content["frame_weights"]
+    weights, progress = content["frame_weights"], content.get("progress")
     return replace(
-        plan, start_epoch=content["epoch"] + 1, best_fitness=content["best_fitness"],
-        best_epoch=content["best_epoch"], frame_weights=None if weights is None else weights.numpy(),
-        ended=content["finished"],
+        plan, start_epoch=content["epoch"] + 1, progress=EpochProgress(**progress) if progress else None,
+        seconds=content.get("seconds", 0.0), best_fitness=content["best_fitness"],
+best_epoch=content["best_epoch"],
+        frame_weights=None if weights is None else weights.numpy(),
+        ended=content["finished"] and learner.schedule.epochs <= content["options"]["epochs"],
     )  # fmt: skip
 
 

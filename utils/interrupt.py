@@ -1,0 +1,71 @@
+"""Signals that ask a training to end: it saves where it stands, then leaves. Nothing is installed at import."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+from utils.log import LOGGER, Interrupted
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+PATIENCE = 1.0  # seconds after which another Ctrl-C is meant as one; a launcher passes the first on at once
+
+
+class Interrupts:
+    """Notes SIGINT and SIGTERM while it is entered, for whoever asks at a moment when stopping does no harm.
+
+    A second Ctrl-C ends at once. Outside the main thread, as in some notebooks, no handler can be installed, and
+    nothing is noted.
+
+    Attributes:
+        signal: the one that came, or 0.
+    """
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self._when = 0.0
+        self._at_once = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def check(self) -> None:
+        """Raise :class:`utils.log.Interrupted` if a signal has come."""
+        if self.signal:
+            raise Interrupted(self.signal)
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within, a signal raises where it meets the program: for work that may be cut anywhere."""
+        self.check()
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        again = bool(self.signal)
+        if again and number == signal.SIGINT and time.monotonic() - self._when > PATIENCE:
+            raise KeyboardInterrupt
+        if again:
+            return
+        self.signal, self._when = number, time.monotonic()
+        if self._at_once:
+            self._at_once = False
+            raise Interrupted(number)
+        LOGGER.info("Stopping at the end of this step, to save where it stands; Ctrl-C once more ends at once")
