@@ -28,6 +28,7 @@ def test_every_module_has_its_place_in_the_architecture_and_a_test_of_its_own(fo
         "docs/comparison.md",
         "docs/deployment.md",
         "benchmarks/README.md",
+        "SECURITY.md",
     ],
 )
 def test_links_to_files_lead_somewhere(document: str) -> None:

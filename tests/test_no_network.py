@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import warnings
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from tests.scripts import SMALL, Done, phantom_yaml, run_in_one_process, tiny_cfg
 from utils.config import ROOT
+from utils.log import InputError
+from utils.sources import open_source
 
 # Python reads this module at its start, in every process below the folder's environment. An audit hook sees sockets
 # however they are made, and cannot be taken off again; what it refuses it also writes down, since callers may swallow
@@ -119,6 +123,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     runs, weights = folder / "runs", folder / "runs" / "exp" / "weights" / "best.pt"
     frames = folder / "phantom" / "images" / "test"
     few = (*SMALL, cfg, "--epochs", "1", "--data", data, "--threads", "1", "--bootstrap", "10")
+    openvino = ["openvino"] if find_spec("openvino") else []  # it would report its use to its makers
     of_data = ("--data", data, "--bootstrap", "10")
     commands: list[tuple[str | Path, ...]] = [
         (proof, folder / "proof.json"),
@@ -126,7 +131,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
         ("train_dual_backbone.py", *few, "--classifier", "resnet18", "--project", runs, "--name", "dual", "--noplots"),
         ("val.py", "--weights", weights, *of_data, "--project", folder / "val"),
         ("detect.py", "--weights", weights, "--source", frames, "--project", folder / "detect", "--save-csv"),
-        ("export.py", "--weights", weights, "--include", "torchscript"),
+        ("export.py", "--weights", weights, "--include", "torchscript", *openvino),
         ("compare.py", runs / "exp", runs / "dual", *of_data, "--project", folder / "compare"),
         ("utils.splits", "--data", data, "--folds", "3", "--out", folder / "folds"),
         ("utils.labels", "--data", data, "--project", folder / "audit"),
@@ -174,3 +179,25 @@ def test_nothing_tries_to_reach_a_network_or_starts_a_program_that_does(found: F
     names = {Path(word).name for words in programs for word in words.split()}
     assert not names & {"pip", "curl", "wget", "ssh"}
     assert not [words for words in programs if words.startswith("git") and words != git]
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "ts", "wmv"])
+def test_a_playlist_that_is_named_like_a_video_leads_nowhere(tmp_path: Path, suffix: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/x.ts"
+        lists = {
+            "hls": f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{address}\n#EXT-X-ENDLIST\n",
+            "concat": f"ffconcat version 1.0\nfile {address}\n",
+            "reference": f"[Reference]\nRef1={address}\n",
+            "dash": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"><Period>'
+            '<AdaptationSet mimeType="video/mp4"><Representation id="1" bandwidth="1">'
+            f"<BaseURL>{address}</BaseURL></Representation></AdaptationSet></Period></MPD>",
+        }
+        for name, text in lists.items():
+            path = tmp_path / f"{name}.{suffix}"
+            path.write_text(text)
+            with pytest.raises(InputError, match="not a video that OpenCV can decode"):
+                list(open_source(str(path)))
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):  # nobody has knocked
+            server.accept()
