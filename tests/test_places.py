@@ -29,7 +29,7 @@ VIEW_NAMES = ["傍胸骨 長軸", "PSAX $x_1$", "心尖部🫀"]
 COPIED = ("models", "utils", "hyp", "data", "*.py")  # of the repository: what the scripts need
 QUICK = (*SMALL[:-1], "--epochs", "1", "--threads", "1", "--bootstrap", "10", "--cfg")
 CAPABILITIES = (1, 2, 3)  # Linux's DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER: for whom permissions do not count
-PR_CAPBSET_DROP = 24
+PR_CAPBSET_READ, PR_CAPBSET_DROP = 23, 24  # Linux's prctl.h
 
 
 def bound_by_permissions() -> None:
@@ -37,7 +37,8 @@ def bound_by_permissions() -> None:
     if os.geteuid() == 0:
         control = ctypes.CDLL(None, use_errno=True).prctl
         for capability in CAPABILITIES:
-            if control(PR_CAPBSET_DROP, capability, 0, 0, 0):
+            there = control(PR_CAPBSET_READ, capability, 0, 0, 0) == 1
+            if there and control(PR_CAPBSET_DROP, capability, 0, 0, 0):
                 raise OSError(ctypes.get_errno(), "cannot make permissions count for root")
 
 
