@@ -465,3 +465,11 @@ def test_no_more_stills_are_decoded_ahead_than_asked(tmp_path: Path, monkeypatch
     assert 9 <= len(begun) <= 9 + DECODERS
     frames.close()
     assert len(begun) <= 10 + 2 * DECODERS
+
+
+def test_a_glob_below_a_folder_with_a_globs_signs_in_its_name(tmp_path: Path) -> None:
+    for name in ("frames [1]", "frames 1"):
+        write_image(tmp_path / name / f"{name}.png")
+    found = list(open_source(f"{tmp_path}/frames [1]/*.png"))
+    assert [frame.path.name for frame in found] == ["frames [1].png"]
+    assert len(list(open_source(f"{tmp_path}/frames*/*.png"))) == 2  # a pattern that names no folder stays one

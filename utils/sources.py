@@ -143,7 +143,7 @@ def open_source(source: str, vid_stride: int = 1, flag: str = "--source") -> Sou
         kinds = f"glob, .txt list, camera number or address ({' '.join(STREAM_PREFIXES)})"
         raise InputError(f"{flag}: an existing file or folder, {kinds} expected, {source!r} came")
     if not path.exists():
-        found = glob.glob(source, recursive=True)  # noqa: PTH207  (Path.glob takes no absolute pattern)
+        found = _matching(path)
         return Source(source, vid_stride, _supported(map(Path, found), source), several=True)
     if path.is_dir():
         shown = (entry for entry in path.iterdir() if not entry.name.startswith("."))
@@ -190,6 +190,16 @@ def prefetch(items: Iterator[T], depth: int) -> Generator[T, None, None]:
         stop.set()
         slots.release()  # wakes a worker that waits for room
         worker.join()
+
+
+def _matching(pattern: Path) -> list[str]:
+    """What a glob finds; the folders that it begins with are taken by their names, also where one is ``old [1]``."""
+    folder = pattern
+    rest: list[str] = []
+    while not folder.exists():
+        folder, rest = folder.parent, [folder.name, *rest]
+    # not Path.glob, which takes no absolute pattern
+    return glob.glob(str(Path(glob.escape(str(folder)), *rest)), recursive=True)  # noqa: PTH207
 
 
 def _suffix(path: Path) -> str:
