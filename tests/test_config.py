@@ -328,3 +328,15 @@ def test_files_are_found_as_typed_below_the_repository_and_by_bare_name(
 def test_a_file_that_is_in_none_of_the_places_is_told_with_its_flag(name: str) -> None:
     with pytest.raises(InputError, match=rf"^--hyp '{name}': no such file, neither here nor in hyp, data$"):
         find_file(name, "hyp", "data", flag="--hyp")
+
+
+@pytest.mark.parametrize("key", ["names", "path", "train", "view_names", "group", "generate"])
+def test_what_repeats_itself_is_not_written_out_in_a_message(tmp_path: Path, key: str) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]  # 9 ** 12 words
+    content = {"train": "t", "val": "v", "names": "[a]"} | {key: "*a11"}
+    path = tmp_path / "data.yaml"
+    path.write_text("\n".join([*lines, *(f"{name}: {value}" for name, value in content.items())]))
+    with pytest.raises(InputError) as caught:
+        load_dataset_config(path)
+    assert len(str(caught.value)) < 1000

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import math
 import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from utils.log import LOGGER, InputError
+from utils.log import LOGGER, InputError, printable
 
 ROOT = Path(__file__).resolve().parents[1]
 MAX_YAML_BYTES = 1_000_000
@@ -191,7 +192,7 @@ def hyperparameters_from(values: Mapping[str, Any], source: Path) -> Hyperparame
             try:
                 checked[key] = _convert(value, str(fields[key].type), fields[key].metadata.get("range"))
             except ValueError as error:
-                faults.append(f"{key}: expected {error}, got {value!r}")
+                faults.append(f"{key}: expected {error}, got {_shown(value)}")
     if faults:
         raise InputError(f"{source}: {'; '.join(faults)}")
     return Hyperparameters(**checked)
@@ -230,6 +231,14 @@ def _convert(value: Any, kind: str, limits: tuple[float, float] | None) -> Any:
     return int(value) if whole else float(value)
 
 
+def _shown(value: Any) -> str:
+    """A value out of a file, for a message: its beginning. A few bytes of yaml can repeat themselves to gigabytes."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxlist, short.maxdict = 3, 20, 20
+    short.maxstring = short.maxlong = short.maxother = 200
+    return printable(short.repr(value), 300)
+
+
 def _is_number(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
@@ -249,10 +258,10 @@ def load_dataset_config(path: Path) -> DatasetConfig:
         LOGGER.info("%s: its download key is not carried out; expected the data to be there", path)
     names = _names(values["names"], path, "names")
     if "nc" in values and values["nc"] != len(names):
-        raise InputError(f"{path}: nc: expected {len(names)}, the number of names, got {values['nc']!r}")
+        raise InputError(f"{path}: nc: expected {len(names)}, the number of names, got {_shown(values['nc'])}")
     root_value = values.get("path", "")
     if not isinstance(root_value, str):
-        raise InputError(f"{path}: path: expected a folder, got {root_value!r}")
+        raise InputError(f"{path}: path: expected a folder, got {_shown(root_value)}")
     root = _resolved(from_root(root_value), path)
     view_names = _names(values["view_names"], path, "view_names") if values.get("view_names") else ()
     if len(view_names) == 1:
@@ -275,20 +284,22 @@ def _names(value: Any, path: Path, key: str) -> tuple[str, ...]:
             raise InputError(f"{path}: {key}: expected the numbers 0 to {len(value) - 1}, got {sorted(value)}")
         value = [value[index] for index in range(len(value))]
     if not isinstance(value, list) or not value or not all(isinstance(n, (str, int)) for n in value):
-        raise InputError(f"{path}: {key}: expected a list of names or a mapping from numbers to names, got {value!r}")
+        raise InputError(
+            f"{path}: {key}: expected a list of names or a mapping from numbers to names, got {_shown(value)}"
+        )
     if any(isinstance(name, bool) for name in value):
         raise InputError(
-            f"{path}: {key}: expected names, got {value!r}: yaml reads yes, no, on and off as that; quote it"
+            f"{path}: {key}: expected names, got {_shown(value)}: yaml reads yes, no, on and off as that; quote it"
         )
     if len({str(name) for name in value}) != len(value):
-        raise InputError(f"{path}: {key}: expected each name once, got {value!r}")
+        raise InputError(f"{path}: {key}: expected each name once, got {_shown(value)}")
     return tuple(str(name) for name in value)
 
 
 def _split(value: Any, root: Path, path: Path, key: str) -> tuple[Path, ...]:
     entries = value if isinstance(value, list) else [value]
     if not entries or not all(isinstance(entry, str) for entry in entries):
-        raise InputError(f"{path}: {key}: expected a folder, a .txt list, or a list of those, got {value!r}")
+        raise InputError(f"{path}: {key}: expected a folder, a .txt list, or a list of those, got {_shown(value)}")
     return tuple(_resolved(root / entry, path) for entry in entries)
 
 
@@ -318,13 +329,13 @@ def _pattern(value: Any, path: Path, key: str) -> str | None:
     try:
         groups = re.compile(value).groups
     except (re.error, TypeError) as error:
-        raise InputError(f"{path}: {key}: expected a regular expression, got {value!r}: {error}") from error
+        raise InputError(f"{path}: {key}: expected a regular expression, got {_shown(value)}: {error}") from error
     if not groups:
-        raise InputError(f"{path}: {key}: expected a pattern with a group in parentheses, got {value!r}")
+        raise InputError(f"{path}: {key}: expected a pattern with a group in parentheses, got {_shown(value)}")
     return str(value)
 
 
 def _generate(value: Any, path: Path) -> Mapping[str, Any] | None:
     if value is not None and not (isinstance(value, dict) and isinstance(value.get("name"), str)):
-        raise InputError(f"{path}: generate: expected a mapping with a name, got {value!r}")
+        raise InputError(f"{path}: generate: expected a mapping with a name, got {_shown(value)}")
     return value
