@@ -149,7 +149,7 @@ def train(options: argparse.Namespace, resumed: Checkpoint | None = None, proces
     start: Start | None = resumed
     if options.weights and not resumed:
         start = read_start(Path(options.weights).expanduser(), options.download)
-    network = build_network(config, options, hyp, start) if resumed is None else Network(resumed.content["description"])
+    network = build_network(config, options, hyp, start) if resumed is None else resumed_network(resumed)
     freeze(network, options.freeze)
     parts = open_parts(config, options, hyp, network.max_stride, [start] if start else [])
     if not options.noautoanchor and not resumed:
@@ -248,6 +248,14 @@ def fit_anchors(network: Network, train_set: EchoDataset, hyp: Hyperparameters, 
     network.detect.set_anchors(torch.from_numpy(found).float().view_as(old))
     rows = [[round(v, 1) for v in level] for level in found.reshape(old.shape[0], -1).tolist()]
     LOGGER.info("Anchors: replaced by %s, which match %.1f%%", rows, 100 * after)
+
+
+def resumed_network(resumed: Checkpoint) -> Network:
+    """The network of a run that goes on; its present weights are restored later."""
+    network = resumed.build()
+    if not isinstance(network, Network):
+        raise InputError(f"{resumed.path}: expected a run of this script, got one of two networks or of another kind")
+    return network
 
 
 def freeze(network: Network, layers: Sequence[int]) -> None:

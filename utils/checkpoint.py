@@ -161,10 +161,11 @@ def save(path: Path, content: Mapping[str, Any], keep: bool = False) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        needed, free = sum(tensor.nbytes for tensor in _tensors(content)), shutil.disk_usage(path.parent).free
+        needed = sum(tensor.nbytes for tensor in _tensors(content)) / 1e6
+        free = shutil.disk_usage(path.parent).free / 1e6
         raise InputError(
-            f"{path}: no space left for a checkpoint of {needed / 1e6:.0f} MB ({free / 1e6:.0f} MB free): free some, such as weights/epoch*.pt of finished runs, then go on with --resume; what "
-            f"{path.name} held before is whole"
+            f"{path}: no space left for a checkpoint of {needed:.0f} MB ({free:.0f} MB free): free some, such as "
+            f"weights/epoch*.pt of finished runs, then go on with --resume; what {path.name} held before is whole"
         ) from error
 
 

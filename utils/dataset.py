@@ -299,7 +299,7 @@ def build_loader(
     batches = EpochBatches(keys, batch_size, processes, divided)
     if dataset.batch_shapes and divided and len(dataset) > len(batches) * batch_size:
         raise InputError(
-            f"--rect --batch-size {batch_size}: expected a last batch with a frame for each of {processes.size} processes"
+            f"--rect --batch-size {batch_size}: expected a last batch of {processes.size} frames or more, one a process"
         )
     share = max(cores() // processes.local_size, 1)
     workers = 0 if dataset.augmenter is None and dataset.in_memory else min(workers, share)

@@ -182,7 +182,7 @@ def train_one_epoch(
                 raise NotFiniteError(state.in_a_row, state.bad_frames)
             if after_step is not None:
                 after_step(state)
-        if bar.last_print_n == bar.n and state.counted:  # the bar has just been drawn: read no more often than that
+        if not bar.disable and bar.last_print_n == bar.n and state.counted:  # it has just been drawn: no more often
             bar.set_postfix_str(_words(state.losses), refresh=False)
     bar.close()
     return state
