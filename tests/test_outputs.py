@@ -17,10 +17,12 @@ from utils.outputs import (
     coco_rows,
     csv_rows,
     folder_name,
+    frame_name,
     image_ids,
     label_rows,
     view_row,
 )
+from utils.sources import is_video
 
 BOXES = np.array([[10, 20, 50, 100, 0.876543, 2], [0, 0, 400, 200, 0.25, 0]], np.float32)
 NONE = np.zeros((0, 6), np.float32)
@@ -138,16 +140,31 @@ def test_coco_labels_are_in_pixels_of_the_file_and_cut_off_at_its_edge() -> None
     assert (second["id"], second["bbox"], second["area"]) == (2, [0, 0, 100, 200], 20000)
 
 
-def test_a_frame_of_a_video_never_takes_the_name_of_an_image() -> None:
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["clip.mp4", "clip_0.jpg", "clip_1.jpg"], ["clip", "clip_0_2", "clip_1_2"]),
+        (["clip_0.jpg", "clip.mp4"], ["clip_0", "clip_2"]),  # whose frames are clip_2_0, ...
+        (["clip.avi", "clip.jpg", "b/clip.jpg"], ["clip", "clip-2", "clip-3"]),
+        (["a/clip.avi", "b/clip.avi", "clip_2_7.jpg"], ["clip", "clip-2", "clip_2_7"]),
+    ],
+)
+def test_a_frame_of_a_video_never_takes_the_name_of_another_file(files: list[str], expected: list[str]) -> None:
     unique = UniqueNames()
-    names = [
-        unique(Path("clip_0.jpg")),
-        unique(Path("clip.mp4")),
-        unique(Path("clip.mp4"), 0),
-        unique(Path("clip.mp4"), 1),
-    ]
-    assert names == ["clip_0", "clip", "clip_0_2", "clip_1"]
-    assert unique(Path("clip.mp4"), 0) == "clip_0_2"
+    given = {name: unique(Path(name), is_video(Path(name))) for name in files}
+    assert list(given.values()) == expected
+    taken = [name for file, name in given.items() if not is_video(Path(file))]
+    for file, name in given.items():
+        taken += [frame_name(name, number) for number in range(100)] if is_video(Path(file)) else []
+    assert len(taken) == len(set(taken))
+
+
+def test_names_that_were_given_earlier_stay() -> None:
+    unique = UniqueNames()
+    unique.give(Path("z/a.jpg"), "a", False)
+    unique.give(Path("z/b.avi"), "b", True)
+    assert [unique(Path(name)) for name in ("a.jpg", "z/a.jpg", "b_3.jpg")] == ["a_2", "a", "b_3_2"]
+    assert frame_name("a", None) == "a"
 
 
 @pytest.mark.parametrize(

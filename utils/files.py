@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import os
@@ -67,6 +68,19 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def sync_disk(folder: Path) -> None:
+    """Flush to the disk whatever was written on a folder's file system: one wait for any number of files."""
+    if not hasattr(os, "sync"):  # Windows
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        ctypes.CDLL(None).syncfs(handle)
+    except AttributeError:  # not Linux
+        os.sync()
+    finally:
+        os.close(handle)
 
 
 def check_name(name: str) -> None:

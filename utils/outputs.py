@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import os
 import re
 import sys
@@ -22,27 +23,49 @@ CSV_HEADER = (
     "Image Name", "Prediction", "Confidence",  # YOLOv5's three
     "Frame", "x1", "y1", "x2", "y2", "View", "View Confidence",
 )  # fmt: skip
+_NUMBERED = re.compile(r"(.*)_\d+", re.DOTALL)
 INT64_DIGITS = 18  # longer numbers than numpy holds stay text
 
 
 class UniqueNames:
-    """Names for files in one folder, after files of many folders: a name that is taken gets ``_2``, ``_3``, ..."""
+    """Names for files in one folder, after files of many folders: a name that is taken gets ``_2``, ``_3``, ...
+
+    A video takes the names of its frames, too, ``NAME_0``, ``NAME_1``, ... (:func:`frame_name`), however many come.
+    """
 
     def __init__(self) -> None:
-        self._given: dict[tuple[Path, int | None], str] = {}
+        self._given: dict[Path, str] = {}
         self._taken: set[str] = set()
+        self._videos: set[str] = set()
+        self._before_numbers: set[str] = set()  # of the names that are taken, what stands before a last _NUMBER
 
-    def __call__(self, path: Path, frame: int | None = None) -> str:
-        """The stem to use for a file, or for a frame of a video; the same at each call with the same arguments."""
-        key = (path, frame)
-        if key not in self._given:
-            wanted = path.stem if frame is None else f"{path.stem}_{frame}"
-            name, number = wanted, 2
-            while name in self._taken:
-                name, number = f"{wanted}_{number}", number + 1
-            self._taken.add(name)
-            self._given[key] = name
-        return self._given[key]
+    def __call__(self, path: Path, video: bool = False) -> str:
+        """The stem to use for a file; the same at each call with the same path."""
+        if path not in self._given:
+            wanted = path.stem
+            sign = "-" if wanted in self._videos else "_"  # else it would be the name of one of the video's frames
+            later = (f"{wanted}{sign}{number}" for number in itertools.count(2))
+            self.give(path, next(name for name in itertools.chain([wanted], later) if self._free(name, video)), video)
+        return self._given[path]
+
+    def give(self, path: Path, name: str, video: bool) -> None:
+        """Let a file have a name that was chosen earlier."""
+        self._given[path] = name
+        self._taken.add(name)
+        if video:
+            self._videos.add(name)
+        if numbered := _NUMBERED.fullmatch(name):
+            self._before_numbers.add(numbered[1])
+
+    def _free(self, name: str, video: bool) -> bool:
+        numbered = _NUMBERED.fullmatch(name)
+        of_a_video = numbered is not None and numbered[1] in self._videos
+        return not (name in self._taken or of_a_video or (video and name in self._before_numbers))
+
+
+def frame_name(name: str, number: int | None) -> str:
+    """What a frame's own files are called: its video's name and its number; a still's name as it is."""
+    return name if number is None else f"{name}_{number}"
 
 
 def folder_name(label: str) -> str:

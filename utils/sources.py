@@ -49,9 +49,10 @@ class Frame:
 class Source:
     """An iterable of :class:`Frame`; made by :func:`open_source`.
 
-    Of several files, one that cannot be read is skipped with a warning and a line in ``problems``, which is complete
-    once the iteration has ended. Files are decoded ``ahead`` frames ahead in a thread, of stills several at once in
-    threads of their own; all end with the iteration, also when the consumer closes it early.
+    Of several files, one that cannot be read is skipped with a warning and its reason in ``failures``, which holds it
+    before the next file's first frame comes, and all of them once the iteration has ended. Files are decoded ``ahead``
+    frames ahead in a thread, of stills several at once in threads of their own; all end with the iteration, also when
+    the consumer closes it early.
 
     Raises:
         InputError: during iteration, when a source that is one file, camera or stream cannot be read, or when none of
@@ -63,13 +64,19 @@ class Source:
     files: list[Path] = field(default_factory=list)
     several: bool = False  # whether a file that cannot be read may be skipped
     address: int | str | None = None  # of a camera or stream
-    problems: list[str] = field(default_factory=list)
+    failures: dict[Path, str] = field(default_factory=dict)
+    share: bool = False  # whether others read other files of the same source: to find no frame is then no error
     ahead: int = FRAMES_AHEAD  # who takes several frames at once wants at least as many
 
     @property
     def live(self) -> bool:
         """Whether frames come from a camera or a stream."""
         return self.address is not None
+
+    @property
+    def problems(self) -> list[str]:
+        """A line a file that could not be read."""
+        return list(self.failures.values())
 
     @cached_property
     def total(self) -> int | None:
@@ -87,8 +94,7 @@ class Source:
         return self._live_frames() if self.live else prefetch(self._file_frames(), self.ahead)
 
     def _file_frames(self) -> Iterator[Frame]:
-        self.problems.clear()
-        failed: set[Path] = set()
+        self.failures.clear()
         found = False
         with closing(_stills_ahead(self.files, self.vid_stride)) as files:
             for path, frames in files:
@@ -99,11 +105,10 @@ class Source:
                 except InputError as error:
                     if not self.several:
                         raise
-                    if path not in failed:
-                        failed.add(path)
-                        self.problems.append(str(error))
+                    if path not in self.failures:
+                        self.failures[path] = str(error)
                         LOGGER.warning("skipped %s", error)
-        if not found:
+        if not found and not self.share:
             raise InputError(f"{self.name}: none of its {len(self.files)} files can be read; first {self.problems[0]}")
 
     def _live_frames(self) -> Generator[Frame, None, None]:
@@ -202,6 +207,11 @@ def _matching(pattern: Path) -> list[str]:
     return glob.glob(str(Path(glob.escape(str(folder)), *rest)), recursive=True)  # noqa: PTH207
 
 
+def is_video(path: Path) -> bool:
+    """Whether a file's frames are numbered, by its suffix."""
+    return _suffix(path) in VIDEO_SUFFIXES
+
+
 def _suffix(path: Path) -> str:
     return path.suffix[1:].lower()
 
@@ -227,9 +237,10 @@ def _read_list(path: Path) -> list[Path]:
     files = [path.parent / line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
     if not files:
         raise InputError(f"{path}: a list with a path on each line expected, no path came")
-    if repeated := len(files) - len(set(files)):
-        LOGGER.warning("%s: %d of %d entries repeat an earlier one and are read again", path, repeated, len(files))
-    return files
+    different = list(dict.fromkeys(files))
+    if repeated := len(files) - len(different):
+        LOGGER.warning("%s: %d of %d entries repeat an earlier one and are left out", path, repeated, len(files))
+    return different
 
 
 def _stills_ahead(files: Iterable[Path], vid_stride: int) -> Generator[tuple[Path, Iterator[Frame]], None, None]:
