@@ -2,30 +2,31 @@
 
 python detect.py --weights runs/train/exp/weights/best.pt --source frame.png
 python detect.py --weights runs/train/exp/weights/best.pt --source clip.mp4 --save-csv
+torchrun --nproc_per_node 4 detect.py --weights best.pt --source archive --name archive --save-csv
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import sys
-import time
-from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from utils.archive_run import detect_anew, detect_shared, settings_of
 from utils.checkpoint import one_checkpoint
 from utils.config import find_file, from_root, load_dataset_config
+from utils.detection import Detection, with_first
 from utils.devices import keep_memory
 from utils.files import new_run_folder
 from utils.flags import COMMON, DOWNLOAD, IMGSZ, Flag, check_range, from_keywords, parse
-from utils.log import LOGGER, InputError, progress, run_script
+from utils.log import LOGGER, InputError, run_script
 from utils.outputs import has_screen
 from utils.predict import Predictor, load
-from utils.runtimes import BATCH_SIZES, described, open_weights, usual_batch
-from utils.sources import FRAMES_AHEAD, Frame, Source, open_source
-from utils.writer import BackgroundWriter, Writer
+from utils.runtimes import BATCH_SIZES, open_weights, usual_batch
+from utils.shards import here
+from utils.sources import FRAMES_AHEAD, Source, open_source
+from utils.stopping import Stopped, Wish, stoppable, with_exit_code
 
 FLAGS = (
     Flag("weights", "", "checkpoint of a training, also YOLOv5's own, or what export.py made of one", nargs="+"),
@@ -53,6 +54,10 @@ FLAGS = (
     Flag("agnostic-nms", False, "boxes of different classes suppress each other, too"),
     Flag("project", "runs/detect", "folder of the runs"),
     Flag("name", "exp", "folder of this run"),
+    Flag(
+        "resume", False, "go on in project/name with the files that an earlier start did not finish, or begin there; "
+        "under torchrun that is always so",
+    ),
     Flag("line-thickness", 3, "of boxes, in pixels", int),
     Flag("hide-labels", False, "draw boxes without names"),
     Flag("hide-conf", False, "draw names without confidences"),
@@ -76,32 +81,42 @@ def main(options: argparse.Namespace) -> Path:
     if options.view_img and not has_screen():
         raise InputError("--view-img: expected a screen, but neither DISPLAY nor WAYLAND_DISPLAY is set")
     keep_memory()
+    place = here()
     source = open_source(options.source, options.vid_stride)
+    one_start = source.live or options.view_img
+    if one_start and (place.world > 1 or options.resume):
+        asked = "torchrun: one process" if place.world > 1 else "--resume: a source of files without --view-img"
+        raise InputError(f"{asked} expected, got {'a camera or stream' if source.live else '--view-img'}")
+    place.settle()
+    found = open_weights(weights, options.download)
     predictor = load(
-        open_weights(weights, options.download), options.device, options.imgsz,
+        found, place.device(options.device), options.imgsz,
         True if options.half else options.amp, options.conf_thres, options.iou_thres, options.classes,
         options.agnostic_nms, options.max_det, options.calibrate,
     )  # fmt: skip
     names, view_names = shown_names(options, predictor)
     size = batch_size(options, source, predictor)
     source.ahead = max(size, FRAMES_AHEAD)
-    seconds, frames, boxes = 0.0, 0, 0
+    detection = Detection(options, predictor, names, view_names, size, place.rank == 0)
+    with stoppable() as wish:
+        if one_start:
+            return watch(source, detection, wish)
+        settings = settings_of(options, detection, found.path)
+        if options.resume or place.world > 1:
+            return detect_shared(source, detection, settings, place, wish)
+        return detect_anew(source, detection, settings, wish)
+
+
+def watch(source: Source, detection: Detection, wish: Wish) -> Path:
+    """Detect in a camera, a stream or a window until it ends."""
+    options = detection.options
     with closing(iter(source)) as arriving:
         first = next(arriving)  # a source that cannot be read ends here, before there is a folder
         folder = new_run_folder(from_root(options.project), options.name, options.exist_ok)
-        writer = Writer(folder, options, names, view_names)
-        all_frames = progress(itertools.chain([first], arriving), "detection", total=source.total, unit="frame")
-        # a window belongs to the main thread, and its key to the frame that it shows
-        with writer if options.view_img else BackgroundWriter(writer, max(size, FRAMES_AHEAD)) as writing, all_frames:
-            for batch in batches(all_frames, size):
-                start = time.perf_counter()
-                predictions = predictor.many([frame.image for frame in batch], size)
-                seconds += time.perf_counter() - start
-                frames, boxes = frames + len(batch), boxes + sum(map(len, predictions))
-                if not all(writing.take(*pair) for pair in zip(batch, predictions, strict=True)):
-                    break
-    computes = described(predictor.network, predictor.compute)
-    print(f"{boxes} boxes in {frames} frames, {seconds * 1000 / max(frames, 1):.1f} ms a frame ({computes})")
+        detection.work(with_first(first, arriving), source.total, detection.writer(folder), wish)
+    if wish.number is not None:
+        raise Stopped(wish.number, f"interrupted; {detection.frames} frames are in {folder}")
+    print(detection.summary())
     print(f"Results in {folder}")
     return folder
 
@@ -113,24 +128,6 @@ def batch_size(options: argparse.Namespace, source: Source, predictor: Predictor
     if (options.batch_size or 1) > 1:
         LOGGER.warning("--batch-size %d: frames of cameras, streams and windows go one by one", options.batch_size)
     return 1
-
-
-def batches(frames: Iterable[Frame], size: int) -> Iterator[list[Frame]]:
-    """Frames in lists of ``size``, the last as long as it comes; an error of theirs after the frames before it."""
-    error: Exception | None = None
-    arriving = iter(frames)
-    while error is None:
-        batch: list[Frame] = []
-        try:
-            for frame in itertools.islice(arriving, size):
-                batch.append(frame)
-        except Exception as caught:
-            error = caught
-        if batch:
-            yield batch
-        elif error is None:
-            return
-    raise error
 
 
 def shown_names(options: argparse.Namespace, predictor: Predictor) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -156,4 +153,4 @@ def run(**keywords: Any) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(main, parse(FLAGS, __doc__ or "")))
+    sys.exit(run_script(with_exit_code(main), parse(FLAGS, __doc__ or "")))

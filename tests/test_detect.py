@@ -1,10 +1,9 @@
-"""detect.py's own parts: batches, folders of everything, errors; test_main_job.py runs it as a user does."""
+"""detect.py's own parts: folders of everything, errors; test_main_job.py runs it as a user does."""
 
 from __future__ import annotations
 
 import csv
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +15,7 @@ import detect
 from tests.exported import saved
 from utils.draw import save
 from utils.log import InputError
-from utils.sources import Frame
 from utils.writer import Writer
-
-
-def numbered(count: int) -> Iterator[Frame]:
-    for number in range(count):
-        yield Frame(np.zeros((4, 4, 3), np.uint8), Path("clip.avi"), number, None, None)
-
-
-@pytest.mark.parametrize(("count", "sizes"), [(0, []), (2, [2]), (6, [3, 3]), (7, [3, 3, 1])])
-def test_batches_keep_order_and_the_last_is_what_is_left(count: int, sizes: list[int]) -> None:
-    found = list(detect.batches(numbered(count), 3))
-    assert [len(batch) for batch in found] == sizes
-    assert [frame.number for batch in found for frame in batch] == list(range(count))
-
-
-def test_frames_before_an_error_of_the_source_still_come() -> None:
-    def broken() -> Iterator[Frame]:
-        yield from numbered(4)
-        raise InputError("clip.avi: damaged")
-
-    found = []
-    with pytest.raises(InputError, match="damaged"):
-        for batch in detect.batches(broken(), 3):
-            found.append(len(batch))
-    assert found == [3, 1]
 
 
 @pytest.fixture

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import queue
 import threading
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
 
@@ -13,10 +16,10 @@ import cv2
 import numpy as np
 
 from utils.draw import draw, save
-from utils.files import write_text
+from utils.ledger import Ledger
 from utils.letterbox import Image
 from utils.log import LOGGER, InputError, one_line
-from utils.outputs import CSV_HEADER, UniqueNames, csv_rows, folder_name, label_rows, view_row
+from utils.outputs import CSV_HEADER, UniqueNames, csv_rows, folder_name, frame_name, label_rows, view_row
 from utils.pictures import view_text
 from utils.predict import Prediction
 from utils.sources import Frame
@@ -29,43 +32,97 @@ class Writer:
         folder: of the run.
         options: of the script.
         names, view_names: to show.
+        ledger: is told which files are finished, and keeps the rows of predictions.csv; without one they are written
+            there as they come, as of a camera, which never ends.
+        failures: why files could not be read to their end, complete for a file when the next one's first frame comes.
     """
 
     def __init__(
-        self, folder: Path, options: argparse.Namespace, names: tuple[str, ...], view_names: tuple[str, ...]
-    ) -> None:
+        self, folder: Path, options: argparse.Namespace, names: tuple[str, ...], view_names: tuple[str, ...],
+        ledger: Ledger | None = None, failures: Mapping[Path, str] | None = None,
+    ) -> None:  # fmt: skip
         self.folder, self.options, self.names, self.view_names = folder, options, names, view_names
+        self._ledger, self._failures = ledger, failures or {}
         self._unique = UniqueNames()
-        self._crops: dict[tuple[str, str], int] = {}
-        self._video: tuple[Path, cv2.VideoWriter, tuple[int, int]] | None = None
-        self._csv: TextIO | None = None
-        if options.save_csv:
-            self._csv = (folder / "predictions.csv").open("w", newline="", encoding="utf-8")
-            csv.writer(self._csv).writerow(CSV_HEADER)
+        self._file: Path | None = None  # the file in hand, of which these are:
+        self._frames = self._boxes = 0
+        self._video: Video | None = None
+        self._rows: TextIO | None = None
+        self._rows_draft: Path | None = None
+        if options.save_csv and ledger is None:
+            self._rows = (folder / "predictions.csv").open("w", newline="", encoding="utf-8")
+            csv.writer(self._rows).writerow(CSV_HEADER)
 
     def __enter__(self) -> Writer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._csv is not None:
-            self._csv.close()
-        self._close_video()
+        self._close_file(whole=False)
+        if self._rows is not None:
+            self._rows.close()
+        if self._ledger is not None:
+            self._ledger.flush()
         if self.options.view_img:
             cv2.destroyAllWindows()
 
+    def complete(self) -> None:
+        """Say that no further frame comes: the file in hand is whole."""
+        self._close_file(whole=True)
+
     def take(self, frame: Frame, prediction: Prediction) -> bool:
         """Write one frame's results; False when the user closed the window."""
-        options, name = self.options, self._unique(frame.path)
-        numbered = self._unique(frame.path, frame.number)
+        options = self.options
+        if frame.path != self._file:
+            self._close_file(whole=True)
+            self._open_file(frame)
+        name = self._name(frame.path, frame.number is not None)
+        numbered = frame_name(name, frame.number)
         if options.save_txt or options.save_view:
             self._write_label(numbered, frame, prediction)
-        if self._csv is not None:
+        if self._rows is not None:
             rows = csv_rows(
                 frame.path.name, frame.number, prediction.boxes, self.names, prediction.view, self.view_names
             )
-            csv.writer(self._csv).writerows(rows)
+            csv.writer(self._rows).writerows(rows)
         if options.save_crop:
             self._write_crops(numbered, frame.image, prediction)
+        shown = self._write_drawn(name, frame, prediction)
+        self._frames, self._boxes = self._frames + 1, self._boxes + len(prediction)
+        if frame.number is None:  # a still is whole at once, also if the next frame never comes
+            self._close_file(whole=True)
+        return shown
+
+    def _name(self, path: Path, video: bool) -> str:
+        return self._unique(path, video) if self._ledger is None else self._ledger.entry(path).name
+
+    def _open_file(self, frame: Frame) -> None:
+        self._file, self._frames, self._boxes = frame.path, 0, 0
+        if self._ledger is None or not self.options.save_csv:
+            return
+        if frame.number is None:
+            self._rows = io.StringIO(newline="")
+        else:  # of any length
+            self._rows_draft = self._ledger.draft(".csv")
+            self._rows = self._rows_draft.open("w", newline="", encoding="utf-8")
+
+    def _close_file(self, whole: bool) -> None:
+        """End the file in hand; what there is of one that is not whole stays, but it is not marked as finished."""
+        file, self._file = self._file, None
+        self._close_video()
+        if file is None or self._ledger is None:
+            return
+        entry, rows = self._ledger.entry(file), None
+        if isinstance(self._rows, io.StringIO):
+            rows = self._rows.getvalue()
+        elif self._rows is not None and self._rows_draft is not None:
+            self._rows.close()
+            self._rows_draft.replace(self._ledger.rows_file(entry))
+        self._rows = self._rows_draft = None
+        if whole:
+            self._ledger.record(entry, self._frames, self._boxes, rows, self._failures.get(file))
+
+    def _write_drawn(self, name: str, frame: Frame, prediction: Prediction) -> bool:
+        options = self.options
         if options.nosave and not options.view_img:
             return True
         drawn = draw(
@@ -88,36 +145,65 @@ class Writer:
             lines += ["", view_row(prediction.view)]
         if lines:  # as in YOLOv5, a frame in which nothing was found has no label file
             (self.folder / "labels").mkdir(exist_ok=True)
-            write_text(self.folder / "labels" / f"{name}.txt", "\n".join(lines) + "\n")
+            path, text = self.folder / "labels" / f"{name}.txt", "\n".join(lines) + "\n"
+            path.write_text(text, encoding="utf-8", newline="\n")  # the ledger sees to the disk, for many at once
 
     def _write_crops(self, name: str, image: Image, prediction: Prediction) -> None:
         height, width = image.shape[:2]
+        counts: Counter[str] = Counter()
         for box in prediction.boxes:
             x1, y1 = np.floor(box[:2]).astype(int)
             x2, y2 = np.ceil(box[2:4]).astype(int)
             crop = image[max(y1, 0) : min(y2, height), max(x1, 0) : min(x2, width)]
             label = folder_name(self.names[int(box[5])])
-            count = self._crops[label, name] = self._crops.get((label, name), 0) + 1
+            counts[label] += 1
             folder = self.folder / "crops" / label
             folder.mkdir(parents=True, exist_ok=True)
             if crop.size:
-                save(folder / f"{name}{count if count > 1 else ''}.jpg", crop)
+                save(folder / f"{name}{f'_box{counts[label]}' if counts[label] > 1 else ''}.jpg", crop)
 
     def _write_video(self, path: Path, image: Image, fps: float) -> None:
-        if self._video is None or self._video[0] != path:
-            self._close_video()
-            size = (image.shape[1], image.shape[0])
-            self._video = (path, cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, size), size)
-            if not self._video[1].isOpened():
-                raise InputError(f"{path}: OpenCV cannot write a video here; --nosave leaves videos out")
-        if (image.shape[1], image.shape[0]) != self._video[2]:  # OpenCV drops such a frame without a word
-            image = np.asarray(cv2.resize(image, self._video[2]), np.uint8)
-        self._video[1].write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        if self._video is None:
+            draft = path if self._ledger is None else self._ledger.draft(path.suffix)
+            self._video = Video(path, draft, (image.shape[1], image.shape[0]), fps)
+        self._video.write(image)
 
     def _close_video(self) -> None:
         if self._video is not None:
-            self._video[1].release()
+            self._video.close()
             self._video = None
+
+
+class Video:
+    """A drawn video; it gets its name when it is closed.
+
+    Args:
+        path: of the video.
+        draft: under which it is written, of the same suffix.
+        size: (width, height) of its frames; others are resized.
+        fps: frames a second.
+
+    Raises:
+        InputError: OpenCV cannot write it.
+    """
+
+    def __init__(self, path: Path, draft: Path, size: tuple[int, int], fps: float) -> None:
+        self._path, self._draft, self._size = path, draft, size
+        self._writer = cv2.VideoWriter(str(draft), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
+        if not self._writer.isOpened():
+            raise InputError(f"{path}: OpenCV cannot write a video here; --nosave leaves videos out")
+
+    def write(self, image: Image) -> None:
+        """Add a frame (H, W, 3) RGB."""
+        if (image.shape[1], image.shape[0]) != self._size:  # OpenCV drops such a frame without a word
+            image = np.asarray(cv2.resize(image, self._size), np.uint8)
+        self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+
+    def close(self) -> None:
+        """End the file."""
+        self._writer.release()
+        if self._draft != self._path:
+            self._draft.replace(self._path)
 
 
 class BackgroundWriter:
@@ -151,6 +237,13 @@ class BackgroundWriter:
             raise self._error
         self._waiting.put((frame, prediction))
         return True
+
+    def complete(self) -> None:
+        """Wait until all that was taken is written, and say that no further frame comes."""
+        self._finish()
+        if self._error is not None:
+            raise self._error
+        self._writer.complete()
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         try:

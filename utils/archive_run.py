@@ -1,0 +1,213 @@
+"""Detection in files with a ledger: by one process or many, at one start or several, with one result."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import io
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from utils.config import from_root
+from utils.detection import Detection, with_first
+from utils.files import check_name, new_run_folder, write_text, write_whole
+from utils.ledger import Ledger, absolute, forget
+from utils.log import LOGGER, InputError
+from utils.outputs import CSV_HEADER
+from utils.shards import Place
+from utils.sources import Source
+from utils.stopping import Stopped, Wish
+
+# Options that results depend on, beside weights, source, image size and names.
+MATTER = (
+    "conf_thres", "iou_thres", "max_det", "classes", "agnostic_nms", "calibrate", "amp", "half", "vid_stride",
+    "save_txt", "save_view", "save_format", "save_csv", "save_conf", "save_crop", "nosave", "line_thickness",
+    "hide_labels", "hide_conf",
+)  # fmt: skip
+PIECE = 1 << 20
+
+
+def settings_of(options: argparse.Namespace, detection: Detection, weights: Path) -> dict[str, Any]:
+    """What the results depend on, as plain data, by the names of the flags."""
+    return {
+        "--weights": f"sha256 {digest(weights)}",
+        "--source": str(absolute(Path(options.source))),
+        "--imgsz": detection.predictor.image_size,
+        **{f"--{name.replace('_', '-')}": getattr(options, name) for name in MATTER},
+        "--data": [detection.names, detection.view_names],
+    }
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, or of all files of a folder and their names."""
+    found = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            if file != path:
+                found.update(f"{file.relative_to(path)} {file.stat().st_size}\n".encode("utf-8", "surrogateescape"))
+            with file.open("rb") as opened:
+                while piece := opened.read(PIECE):
+                    found.update(piece)
+    return found.hexdigest()
+
+
+def detect_anew(source: Source, detection: Detection, settings: dict[str, Any], wish: Wish) -> Path:
+    """Detect in files by this process alone, into a new folder; a ledger lies there until all are finished."""
+    options = detection.options
+    source = replace(source, files=list({absolute(path): path for path in source.files}.values()))
+    with closing(iter(source)) as arriving:
+        first = next(arriving)  # a source that cannot be read ends here, before there is a folder
+        folder = new_run_folder(from_root(options.project), options.name, options.exist_ok)
+        if options.save_csv:
+            (folder / "predictions.csv").unlink(missing_ok=True)  # with --exist-ok, of an earlier run
+        forget(folder)
+        ledger = Ledger(folder, settings, into_existing=True)
+        ledger.add(source.files)
+        try:
+            writer = detection.writer(folder, ledger, source.failures)
+            ended = detection.work(with_first(first, arriving), source.total, writer, wish)
+            if ended:
+                _record_failures(ledger, source)
+        finally:
+            Totals(ledger).write(options.save_csv)
+    if not ended:
+        _stop(ledger, detection, wish)
+    forget(folder)
+    print(detection.summary())
+    print(f"Results in {folder}")
+    return folder
+
+
+def detect_shared(source: Source, detection: Detection, settings: dict[str, Any], place: Place, wish: Wish) -> Path:
+    """Detect in this process's share of what is not finished yet in ``project/name``; the last one puts all together.
+
+    Raises:
+        InputError: the run there was begun with other settings; none of its files could be read.
+        Stopped: a signal came; what was found is written.
+    """
+    options = detection.options
+    check_name(options.name)
+    folder = from_root(options.project) / options.name
+    ledger = Ledger(folder, settings, options.exist_ok)
+    ledger.add(source.files)
+    worked = False
+    while files := ledger.todo(place):
+        if not worked and place.rank == 0 and (before := len(ledger.finished())):
+            LOGGER.info("%s: %d of %d files are finished, going on", folder, before, len(ledger.entries))
+        worked = True
+        part = replace(source, files=files, failures={}, several=True, share=True)
+        with closing(iter(part)) as arriving:
+            writer = detection.writer(folder, ledger, part.failures)
+            ended = detection.work(arriving, part.total, writer, wish)
+        if not ended:
+            _stop(ledger, detection, wish, place)
+        _record_failures(ledger, part)
+    done, count = len(ledger.finished() | ledger.skipped()), len(ledger.entries)
+    if done < count:  # others are at the rest; the last of them will see all finished
+        LOGGER.info("the share of process %d is finished; %d of %d files are not", place.rank, count - done, count)
+        return folder
+    complete = ledger.place / f"complete-{count}"
+    if complete.is_file() and not worked:
+        if not ledger.skipped() and (place.world == 1 or ledger.first(f"nothing to do {place.start}")):
+            print(f"All {count} files are finished already; results in {folder}")
+        return folder
+    totals = Totals(ledger)
+    totals.write(options.save_csv)
+    complete.touch()
+    ledger.clear_drafts()
+    if place.world == 1 or ledger.first(f"{totals} {place.start}"):
+        if not totals.frames:
+            raise InputError(f"{source.name}: none of its {count} files can be read; first {totals.failures[0]}")
+        print(totals)
+        print(f"Results in {folder}")
+    return folder
+
+
+class Totals:
+    """What the markers of a ledger come to; reads them when it writes.
+
+    Attributes:
+        frames, boxes: of all files.
+        failures: a line a file that could not be read, or not to its end.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.frames = self.boxes = 0
+        self.failures: list[str] = []
+
+    def __str__(self) -> str:
+        return f"{self.boxes} boxes in {self.frames} frames of {len(self.ledger.entries)} files"
+
+    def write(self, with_rows: bool) -> None:
+        """Write unreadable.txt, and predictions.csv in the order of the plan, also with an unfinished video's rows.
+
+        Two processes may do so at once.
+        """
+        folder = self.ledger.folder
+        if with_rows:
+            write_whole(folder / "predictions.csv", self._write_rows)
+        else:
+            for _ in self._rows():
+                pass
+        if self.failures:
+            write_text(folder / "unreadable.txt", "".join(f"{line}\n" for line in self.failures))
+            LOGGER.warning("%s lists %d files that could not be read", folder / "unreadable.txt", len(self.failures))
+        else:
+            (folder / "unreadable.txt").unlink(missing_ok=True)
+
+    def _write_rows(self, file: BinaryIO) -> None:
+        header = io.StringIO(newline="")
+        csv.writer(header).writerow(CSV_HEADER)
+        file.write(header.getvalue().encode())
+        for rows in self._rows():
+            file.write(rows)
+
+    def _rows(self) -> Iterator[bytes]:
+        """The csv rows of each file; counts meanwhile."""
+        for entry, facts in self.ledger.facts():
+            if facts is not None:
+                self.frames, self.boxes = self.frames + facts["frames"], self.boxes + facts["boxes"]
+                self.failures += [facts["failure"]] if facts["failure"] is not None else []
+            if facts is not None and facts["rows"] is not None:
+                yield facts["rows"].encode()
+            elif entry.video and (place := self.ledger.rows_file(entry)).is_file():
+                with place.open("rb") as opened:
+                    while piece := opened.read(PIECE):
+                        yield piece
+
+
+def _record_failures(ledger: Ledger, source: Source) -> None:
+    """Mark the files of which no frame came as skipped; the writer knows the others."""
+    known = ledger.skipped()
+    for path, failure in source.failures.items():
+        entry = ledger.entry(path)
+        if entry.index not in known:
+            ledger.record(entry, 0, 0, None, failure)
+    ledger.flush()
+
+
+def _stop(ledger: Ledger, detection: Detection, wish: Wish, place: Place | None = None) -> None:
+    """Raise a :class:`Stopped` whose message says what is finished and how to go on; of many processes one says it."""
+    assert wish.number is not None
+    place = place or Place()
+    count = f"{len(ledger.finished())} of {len(ledger.entries)} files are finished"
+    if place.world > 1:
+        told = not ledger.first(f"stopped {place.start}")
+        raise Stopped(wish.number, "" if told else f"interrupted; {count}; to go on, start the same torchrun again")
+    raise Stopped(wish.number, f"interrupted; {count}; to go on: {going_on(detection.options, ledger.folder)}")
+
+
+def going_on(options: argparse.Namespace, folder: Path) -> str:
+    """What to type for a run in ``folder`` to go on."""
+    if Path(sys.argv[0]).name != "detect.py":
+        return f"run(..., name={folder.name!r}, resume=True)"
+    added = [] if options.resume else ["--resume"]
+    added += [] if folder.name == options.name else ["--name", folder.name]
+    return shlex.join(["python", *sys.argv, *added])

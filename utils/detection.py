@@ -1,0 +1,101 @@
+"""The way of detect.py's frames: in batches through the network to the writer, until they end or a signal comes."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import time
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.ledger import Ledger
+from utils.log import progress
+from utils.predict import Predictor
+from utils.runtimes import described
+from utils.sources import FRAMES_AHEAD, Frame
+from utils.stopping import Wish
+from utils.writer import BackgroundWriter, Writer
+
+
+@dataclass
+class Detection:
+    """What is detected with, and what has come of it so far.
+
+    Attributes:
+        options: of detect.py.
+        predictor: of the network.
+        names, view_names: to show.
+        size: frames that the network takes at once.
+        shows_progress: whether this process has a progress bar.
+        seconds, frames, boxes: of the network; seen; found.
+    """
+
+    options: argparse.Namespace
+    predictor: Predictor
+    names: tuple[str, ...]
+    view_names: tuple[str, ...]
+    size: int
+    shows_progress: bool = True
+    seconds: float = 0.0
+    frames: int = 0
+    boxes: int = 0
+
+    def writer(
+        self, folder: Path, ledger: Ledger | None = None, failures: Mapping[Path, str] | None = None
+    ) -> Writer | BackgroundWriter:
+        """A writer into a run's folder, in a thread of its own; not yet entered."""
+        writer = Writer(folder, self.options, self.names, self.view_names, ledger, failures)
+        # a window belongs to the main thread, and its key to the frame that it shows
+        return writer if self.options.view_img else BackgroundWriter(writer, max(self.size, FRAMES_AHEAD))
+
+    def work(
+        self, arriving: Generator[Frame, None, None], total: int | None, writer: Writer | BackgroundWriter, wish: Wish
+    ) -> bool:
+        """Detect in all frames and write what is found; False where a signal or the user's window ended it early.
+
+        What the network has seen is written in any case, and then the writer is closed.
+        """
+        shown = progress(arriving, "detection", total=total, unit="frame") if self.shows_progress else arriving
+        with writer as writing:
+            for batch in batches(shown, self.size):
+                start = time.perf_counter()
+                predictions = self.predictor.many([frame.image for frame in batch], self.size)
+                self.seconds += time.perf_counter() - start
+                self.frames, self.boxes = self.frames + len(batch), self.boxes + sum(map(len, predictions))
+                if not all(writing.take(*pair) for pair in zip(batch, predictions, strict=True)):
+                    return False
+                if wish.number is not None:
+                    return False
+            writing.complete()
+        return True
+
+    def summary(self) -> str:
+        """What was found, how fast, and where the network computes."""
+        computes = described(self.predictor.network, self.predictor.compute)
+        speed = self.seconds * 1000 / max(self.frames, 1)
+        return f"{self.boxes} boxes in {self.frames} frames, {speed:.1f} ms a frame ({computes})"
+
+
+def batches(frames: Iterable[Frame], size: int) -> Iterator[list[Frame]]:
+    """Frames in lists of ``size``, the last as long as it comes; an error of theirs after the frames before it."""
+    error: Exception | None = None
+    arriving = iter(frames)
+    while error is None:
+        batch: list[Frame] = []
+        try:
+            for frame in itertools.islice(arriving, size):
+                batch.append(frame)
+        except Exception as caught:
+            error = caught
+        if batch:
+            yield batch
+        elif error is None:
+            return
+    raise error
+
+
+def with_first(first: Frame, arriving: Generator[Frame, None, None]) -> Generator[Frame, None, None]:
+    """Frames whose first one was asked for already."""
+    yield first
+    yield from arriving
