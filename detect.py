@@ -102,7 +102,7 @@ def main(options: argparse.Namespace) -> Path:
         if one_start:
             return watch(source, detection, wish)
         settings = settings_of(options, detection, found.path)
-        if options.resume or place.world > 1:
+        if options.resume or place.by_torchrun:
             return detect_shared(source, detection, settings, place, wish)
         return detect_anew(source, detection, settings, wish)
 

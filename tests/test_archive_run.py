@@ -155,6 +155,12 @@ def test_damaged_files_are_skipped_listed_and_tried_again(
     assert len((shared / "unreadable.txt").read_text().splitlines()) == 1
 
 
+def test_torchrun_with_one_process_goes_on_too(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1")):
+        monkeypatch.setenv(name, value)
+    assert detected(archive) == detected(archive) and (archive.parent / "runs" / "exp" / PROGRESS).is_dir()
+
+
 def test_files_that_come_later_are_done_and_names_stay(archive: Path) -> None:
     run = detected(archive, resume=True)
     before = results(run)

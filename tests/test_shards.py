@@ -26,6 +26,7 @@ def threads() -> Iterator[None]:
 
 def test_without_torchrun_a_process_is_the_only_one() -> None:
     assert here({"LOCAL_RANK": "3"}) == Place()
+    assert not Place().by_torchrun and here({"RANK": "0", "WORLD_SIZE": "1"}).by_torchrun
     assert Place().share("abc") == list("abc") and Place().device("") == ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import pickle
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,6 +79,25 @@ def test_formats_that_cannot_be_written_become_png(tmp_path: Path) -> None:
     with Writer(tmp_path, options(), ("a", "b"), ("x", "y")) as writer:
         writer.take(frame("f.pfm"), PREDICTION)
     assert (tmp_path / "f.png").is_file()
+
+
+def test_nothing_is_kept_of_the_frames_of_a_stream(tmp_path: Path) -> None:
+    with Writer(tmp_path, options("--nosave", "--save-csv"), ("a", "b"), ("x", "y")) as writer:
+        sizes = []
+        for number in range(300):
+            writer.take(frame("camera0", number), PREDICTION)
+            sizes.append(len(pickle.dumps((vars(writer._unique), writer._frames))))
+    assert sizes[-1] - sizes[0] < 10  # digits of a counter
+
+
+def test_boxes_of_one_class_have_pictures_that_no_other_frame_has(tmp_path: Path) -> None:
+    twice = Prediction(np.repeat(PREDICTION.boxes, 2, 0), PREDICTION.view)
+    with Writer(tmp_path, options("--nosave", "--save-crop"), ("a", "b"), ("x", "y")) as writer:
+        for name in ("f1.jpg", "f12.jpg"):
+            writer.take(frame(name), twice)
+    assert {path.name for path in (tmp_path / "crops" / "b").iterdir()} == {
+        "f1.jpg", "f1_box2.jpg", "f12.jpg", "f12_box2.jpg"
+    }  # fmt: skip
 
 
 # --- in a thread -----------------------------------------------------------------------------------------------------
@@ -164,6 +184,16 @@ def test_an_error_at_the_last_frame_surfaces_at_the_end() -> None:
         writer.take(frame("clip.avi", 0), PREDICTION)
         slow.free.set()
     assert slow.closed == 1
+
+
+def test_completion_waits_for_all_frames_and_tells_of_an_error() -> None:
+    slow = Slow(broken=2)
+    slow.free.set()
+    with pytest.raises(InputError, match="frame 2"), behind(slow) as writer:
+        for number in range(3):
+            writer.take(frame("clip.avi", number), PREDICTION)
+        writer.complete()
+    assert slow.taken == [0, 1] and slow.closed == 1
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])

@@ -198,7 +198,7 @@ def _stop(ledger: Ledger, detection: Detection, wish: Wish, place: Place | None 
     assert wish.number is not None
     place = place or Place()
     count = f"{len(ledger.finished())} of {len(ledger.entries)} files are finished"
-    if place.world > 1:
+    if place.by_torchrun:
         told = not ledger.first(f"stopped {place.start}")
         raise Stopped(wish.number, "" if told else f"interrupted; {count}; to go on, start the same torchrun again")
     raise Stopped(wish.number, f"interrupted; {count}; to go on: {going_on(detection.options, ledger.folder)}")

@@ -34,6 +34,11 @@ class Place:
     local_world: int = 1
     start: str = ""
 
+    @property
+    def by_torchrun(self) -> bool:
+        """Whether torchrun has started this process, perhaps as the only one."""
+        return bool(self.start)
+
     def share(self, items: Sequence[T]) -> list[T]:
         """Every ``world``-th item: nothing is agreed on while work goes on, so nothing can be waited for in vain."""
         return list(items[self.rank :: self.world])

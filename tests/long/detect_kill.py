@@ -4,8 +4,9 @@
     python tests/long/detect_kill.py --kills 50 --processes 3 --seed 7
 
 One plain process detects first. Then several under torchrun do, and are killed (SIGKILL, all at once) again and again,
-each time after a random number of further files; the last start is left alone. Every file must hold the same bytes as
-the plain process's, and no marker of a finished file may have been written anew. Exit code 1 otherwise.
+each time after a random number of further files; where all are finished, they begin anew in another folder. Every file
+must hold the same bytes as the plain process's, and no marker of a finished file may have been written anew. Exit code
+1 otherwise.
 """
 
 from __future__ import annotations
@@ -39,30 +40,47 @@ def main(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = make_archive(folder / "frames", options.stills, [60, 40, 20])
-        files = len(list(source.iterdir()))
         finish(command(saved("rect"), source, folder / "runs", processes=1), 1)
-        shared = command(saved("rect"), source, folder / "runs", "--name", "shared", processes=options.processes)
-        run = folder / "runs" / "shared"
-        before: dict[str, tuple[int, int]] = {}
-        for kill in range(options.kills):
-            more = moments.randint(0, max(1, 2 * (files - len(before)) // (options.kills - kill + 1)))
-            process = start(shared, options.processes)
-            wait_for_markers(run, len(before) + max(1, more), process)
-            time.sleep(moments.uniform(0, 0.2))
-            ended = process.poll() is not None
-            kill_all(process)
-            after = markers(run)
-            check(before.items() <= after.items(), f"kill {kill + 1}: files that were finished were done again")
-            print(f"kill {kill + 1}: {len(after)} of {files} files finished" + (" (it had ended)" if ended else ""))
-            before = after
-        finish(shared, options.processes)
-        after, plain, found = markers(run), results(folder / "runs" / "exp"), results(run)
-        check(before.items() <= after.items(), "the last start: files that were finished were done again")
-        check(len(after) == files, f"{files - len(after)} files are not finished")
-        check(plain.keys() == found.keys(), f"other files: {sorted(plain.keys() ^ found.keys())}")
-        differing = [name for name in plain if plain[name] != found[name]]
-        check(not differing, f"other bytes: {differing}")
-        print(f"{options.kills} kills: {len(found)} files, all with the bytes of one plain process; none done twice")
+        plain, kills, archives = results(folder / "runs" / "exp"), 0, 0
+        while kills < options.kills:
+            archives += 1
+            arguments = command(
+                saved("rect"), source, folder / "runs", "--name", f"shared{archives}", processes=options.processes
+            )
+            kills += killed(arguments, folder / "runs" / f"shared{archives}", options, moments, kills, plain)
+        files = len(list(source.iterdir()))
+        print(
+            f"{kills} kills in {archives} runs of {files} files each: all as one plain process leaves them, none twice"
+        )
+
+
+def killed(
+    arguments: list[str], run: Path, options: argparse.Namespace, moments: random.Random, kills: int,
+    plain: dict[str, bytes],
+) -> int:  # fmt: skip
+    """Start until all is finished, and compare; returns how often it was killed before."""
+    before: dict[str, tuple[int, int]] = {}
+    count = 0
+    while kills + count < options.kills:
+        process = start(arguments, options.processes)
+        wait_for_markers(run, len(before) + moments.randint(1, options.stills // 4), process)
+        time.sleep(moments.uniform(0, 0.2))
+        ended = process.poll() is not None
+        kill_all(process)
+        after = markers(run)
+        check(before.items() <= after.items(), f"kill {kills + count + 1}: finished files were done again")
+        before = after
+        if ended:
+            break
+        count += 1
+        print(f"kill {kills + count}: {len(after)} files finished", flush=True)
+    finish(arguments, options.processes)
+    found = results(run)
+    check(before.items() <= markers(run).items(), "the last start: files that were finished were done again")
+    check(plain.keys() == found.keys(), f"other files: {sorted(plain.keys() ^ found.keys())}")
+    differing = [name for name in plain if plain[name] != found[name]]
+    check(not differing, f"other bytes: {differing}")
+    return count
 
 
 def finish(arguments: list[str], processes: int) -> None:

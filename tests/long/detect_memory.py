@@ -34,7 +34,7 @@ from utils.writer import Writer
 FLAGS = (
     Flag("frames", 20_000, "of the stills and the video together", int),
     Flag("weights", "", "of the network; an untrained one unless given"),
-    Flag("imgsz", 32, "pixels of the frames' longer side", int),
+    Flag("imgsz", 64, "pixels of the frames' longer side", int),
     Flag("traceback", False, "show where an error arose"),
 )
 LIMIT = 1.0  # MB a 1,000 frames
@@ -60,12 +60,12 @@ def main(options: argparse.Namespace) -> None:
             imgsz=options.imgsz, conf_thres=0.5, max_det=5, device="cpu", save_txt=True, save_view=True, save_conf=True,
             save_csv=True, save_crop=True,
         )  # fmt: skip
-    frames, memory, files = (np.array(column) for column in zip(*watch.samples, strict=True))
-    late = frames > WARM_UP * options.frames
-    slope, more = (float(np.polyfit(frames[late] / 1000, values[late], 1)[0]) for values in (memory, files))
-    print(f"{watch.frames} frames: {slope:+.3f} MB and {more:+.3f} open files a 1,000 frames")
-    if slope >= LIMIT or more * options.frames / 1000 >= 5:
-        sys.exit(1)
+        frames, memory, files = (np.array(column) for column in zip(*watch.samples, strict=True))
+        late = frames > WARM_UP * options.frames
+        slope, more = (float(np.polyfit(frames[late] / 1000, values[late], 1)[0]) for values in (memory, files))
+        print(f"{watch.frames} frames: {slope:+.3f} MB and {more:+.3f} open files a 1,000 frames")
+        if slope >= LIMIT or more * options.frames / 1000 >= 5:
+            sys.exit(1)
 
 
 def archive(folder: Path, frames: int) -> Path:
