@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from utils import labels
-from utils.labels import UNLABELLED, Label, Problem, label_path, pixel_corners, read_label
+from utils.labels import MAX_PROBLEMS, UNLABELLED, Label, Problem, label_path, pixel_corners, read_label
 
 BOX, OTHER = "1 0.5 0.5 0.2 0.1", "3 0.25 0.75 0.1 0.3"
 GOLDEN = json.loads((Path(__file__).parent / "golden/geometry.json").read_text())["segments"]
@@ -221,6 +223,35 @@ def test_an_oversized_file_is_left_out_and_told(tmp_path: Path, monkeypatch: pyt
     assert_boxes(read(tmp_path, BOX.ljust(100)), BOX)
     label = read(tmp_path, BOX.ljust(101))
     assert label.boxes.shape == (0, 5) and rules(label) == [(None, "expected under 100 bytes of labels")]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    (problem,) = read_label(tmp_path / "pipe.txt", 4, 3).problems
+    assert "device" in problem.rule and problem.action == "taken as background"
+
+
+def test_a_path_with_a_null_byte_is_background_and_told(tmp_path: Path) -> None:
+    (problem,) = read_label(tmp_path / "a\0.txt", 4, 3).problems
+    assert "null byte" in problem.rule
+
+
+def test_many_boxes_are_read_at_once_and_many_faults_are_counted(tmp_path: Path) -> None:
+    rows = [f"0 0.5 0.5 0.25 0.{number:05}" for number in range(1, 40_001)]
+    start = time.process_time()
+    label = read(tmp_path, "\n".join([*rows, *rows[:500], "x y"]))
+    assert time.process_time() - start < 10 and len(label.boxes) == 40_000
+    assert len(label.problems) == MAX_PROBLEMS + 1
+    assert label.problems[-1][1:] == (40_501, "401 more rows with faults up to here", "rows left out")
+
+
+@pytest.mark.parametrize(
+    "row", ["0 0.5 0.5 0.1 " + "9" * 10_000, "x" * 10_000 + " 0 0 1 1", "1 " * 10_000, "\x1b[2J 0 0 1 1"]
+)
+def test_what_stands_in_a_faulty_row_is_told_in_a_short_printable_line(tmp_path: Path, row: str) -> None:
+    (problem,) = read(tmp_path, row).problems
+    assert len(problem.rule) < 300 and problem.rule.isprintable()
 
 
 def test_problems_are_in_the_order_of_the_file_and_name_file_and_line(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ row is left out and reported, the rest of its file counts.
 
 from __future__ import annotations
 
+import stat
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,8 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from utils.log import printable
+
 UNLABELLED = -1
-MAX_LABEL_BYTES = 10_000_000
+MAX_LABEL_BYTES = 2_000_000  # read within seconds; a thousand polygons of a hundred corners
+MAX_PROBLEMS = 100  # of one file that are told one by one
 
 
 class Problem(NamedTuple):
@@ -85,15 +89,22 @@ def read_label(path: Path, nc: int, nv: int) -> Label:
     """
     problems: list[Problem] = []
     try:
-        if path.stat().st_size > MAX_LABEL_BYTES:
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):  # opening a pipe would wait for its writer
+            problem = Problem(
+                path, None, "expected a file of labels, got a directory or a device", "taken as background"
+            )
+            return Label(np.zeros((0, 5), np.float32), UNLABELLED, (problem,))
+        if state.st_size > MAX_LABEL_BYTES:
             problem = Problem(path, None, f"expected under {MAX_LABEL_BYTES} bytes of labels", "left out")
             return Label(np.zeros((0, 5), np.float32), UNLABELLED, (problem,))
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         lines = []
-    except (OSError, UnicodeDecodeError) as error:
-        lines, problems = [], [Problem(path, None, f"cannot be read as text: {error}", "taken as background")]
-    boxes: list[tuple[float, ...]] = []
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a path with a null byte
+        lines, problems = [], [Problem(path, None, f"cannot be read as text: {_reason(error)}", "taken as background")]
+    boxes: dict[tuple[float, ...], None] = {}  # in order, and each found at once
+    more = 0
     view = UNLABELLED
     after_gap = True  # a file may begin with its view row
     for number, line in enumerate(lines, 1):
@@ -105,11 +116,19 @@ def read_label(path: Path, nc: int, nv: int) -> Label:
             if _is_view_row(words, nv, after_gap):
                 view = _parse_view(words, nv, view)
             else:
-                boxes.append(_new(_parse_box(words, nc), boxes))
+                box = _parse_box(words, nc)
+                if box in boxes:
+                    raise ValueError("the same box stands in an earlier row")
+                boxes[box] = None
         except ValueError as error:
-            problems.append(Problem(path, number, str(error), "row left out"))
+            if len(problems) < MAX_PROBLEMS:
+                problems.append(Problem(path, number, str(error), "row left out"))
+            else:
+                more += 1
         after_gap = False
-    array = np.array(boxes, np.float32).reshape(-1, 5)
+    if more:
+        problems.append(Problem(path, number, f"{more} more rows with faults up to here", "rows left out"))
+    array = np.array(list(boxes), np.float32).reshape(-1, 5)
     return Label(array, view, tuple(problems))
 
 
@@ -138,7 +157,7 @@ def _parse_view(words: list[str], nv: int, before: int) -> int:
         raise ValueError(f"expected a view row of {nv} columns, got {len(words)}")
     values = [float(word) for word in words]
     if sum(values) != 1:
-        raise ValueError(f"expected a view row with exactly one 1, got {' '.join(words)}")
+        raise ValueError(f"expected a view row with exactly one 1, got {printable(' '.join(words))}")
     if before != UNLABELLED:
         raise ValueError("expected one view row, got a second one")
     return values.index(1)
@@ -152,10 +171,10 @@ def _parse_box(words: list[str], nc: int) -> tuple[float, ...]:
         )
     values = [_number(word) for word in words]
     if not values[0].is_integer() or not 0 <= values[0] < nc:
-        raise ValueError(f"expected a class from 0 to {nc - 1}, got {words[0]}")
+        raise ValueError(f"expected a class from 0 to {nc - 1}, got {printable(words[0])}")
     outside = [word for word, value in zip(words[1:], values[1:], strict=True) if not 0 <= value <= 1]
     if outside:
-        raise ValueError(f"expected coordinates from 0 to 1, got {outside[0]}")
+        raise ValueError(f"expected coordinates from 0 to 1, got {printable(outside[0])}")
     if polygon:
         xs, ys = values[1::2], values[2::2]
         box = ((min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2, max(xs) - min(xs), max(ys) - min(ys))
@@ -170,13 +189,11 @@ def _number(word: str) -> float:
     try:
         return float(word if word.isascii() and "_" not in word else "")
     except ValueError:
-        raise ValueError(f"expected numbers, got {word!r}") from None
+        raise ValueError(f"expected numbers, got {printable(word)!r}") from None
 
 
-def _new(box: tuple[float, ...], boxes: list[tuple[float, ...]]) -> tuple[float, ...]:
-    if box in boxes:
-        raise ValueError("the same box stands in an earlier row")
-    return box
+def _reason(error: OSError | ValueError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or printable(str(error))
 
 
 if __name__ == "__main__":
