@@ -36,6 +36,15 @@ def content(trained: Network) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("names", [["x" * 201, "b"], ["\x1b[2J", "b"], ["a\nb", "b"]])
+@pytest.mark.parametrize("key", ["names", "view_names"])
+def test_a_checkpoint_whose_names_no_table_can_show_is_refused(tmp_path: Path, key: str, names: list[str]) -> None:
+    path = tmp_path / "odd.pt"
+    torch.save({**dict.fromkeys(checkpoint.REQUIRED), "format": 1, "description": {}, "names": [], key: names}, path)
+    with pytest.raises(InputError, match=rf"odd\.pt: ({key}|view_names): expected a list of names, got "):
+        checkpoint.read(path)
+
+
 def test_a_network_comes_back_bit_for_bit_with_its_anchors(tmp_path: Path) -> None:
     trained = network()
     trained.detect.set_anchors(torch.rand(3, 3, 2).sort(0)[0] * 50 + 5)

@@ -101,6 +101,52 @@ def test_a_list_names_files_from_its_own_folder_or_from_the_root(tmp_path: Path)
     assert list_images(config, "train") == expected  # in the list's order, each once
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["../secret/s.png", "./../../secret/s.png", "images/../../secret/s.png", "../{name}x/s.png", "/", "a\0.png", ".."],
+)
+def test_a_line_that_leads_out_of_the_dataset_is_an_error_that_names_the_list(tmp_path: Path, line: str) -> None:
+    root = tmp_path / "data"
+    write_image(root / "images" / "train" / "a.png")
+    write_image(tmp_path / "secret" / "s.png")
+    lists = root / "lists"
+    lists.mkdir()
+    (lists / "train.txt").write_text(f"images/train/a.png\n{line.replace('{name}', root.name)}\n")
+    config = load_dataset_config(write_yaml(root, train="lists/train.txt"))
+    with pytest.raises(InputError, match=r"train\.txt:2: expected a path in .*data, or an absolute one, got "):
+        list_images(config, "train")
+
+
+def test_lines_may_be_absolute_and_go_up_within_the_dataset(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    near, far = write_image(root / "images" / "a.png"), write_image(tmp_path / "far" / "b.png")
+    (root / "lists").mkdir()
+    lines = ("./../images/a.png", "images/x/../a.png", str(far), f"{tmp_path}/other/../far/b.png")
+    (root / "lists" / "train.txt").write_text("".join(f"{line}\n" for line in lines))
+    config = load_dataset_config(write_yaml(root, train="lists/train.txt"))
+    assert list_images(config, "train") == [near, far]
+
+
+def test_links_in_a_dataset_may_lead_anywhere(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    root.mkdir()
+    write_image(tmp_path / "disk" / "images" / "train" / "a.png")
+    (root / "images").symlink_to(tmp_path / "disk" / "images", target_is_directory=True)
+    (root / "train.txt").write_text("images/train/a.png\n")
+    (tmp_path / "link").symlink_to(root, target_is_directory=True)
+    for folder in (root, tmp_path / "link"):
+        path = write_yaml(root, path=str(folder), train="images/train", val="train.txt")
+        config = load_dataset_config(path)
+        assert [file.name for split in ("train", "val") for file in list_images(config, split)] == ["a.png"] * 2
+
+
+def test_a_list_larger_than_any_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_LIST_BYTES", 20)
+    (tmp_path / "train.txt").write_text("a.png\n" * 4)
+    with pytest.raises(InputError, match=r"train\.txt: expected a list under 20 bytes, got 24"):
+        list_images(load_dataset_config(write_yaml(tmp_path, train="train.txt")), "train")
+
+
 def test_a_split_may_be_several_folders_and_lists(tmp_path: Path) -> None:
     for name in ("one/b.png", "one/a.png", "two/c.png"):
         write_image(tmp_path / name)

@@ -20,7 +20,7 @@ from torch import Tensor
 from models.dual import PARTS, AnyNetwork, build_network, part_of
 from models.yolo import LAYERS, unmatched
 from utils.archive import read_archive
-from utils.config import Hyperparameters, hyperparameters_from
+from utils.config import Hyperparameters, hyperparameters_from, name_fault
 from utils.files import write_whole
 from utils.log import InputError, printable
 
@@ -80,6 +80,8 @@ class Checkpoint(Trained):
         try:
             with torch.device("meta"):  # shapes without numbers: a description may ask for any size
                 network = build_network(self.content["description"])
+        except InputError as error:
+            raise InputError(f"{self.path}: {error}") from error
         except (TypeError, AttributeError, LookupError, ValueError, OverflowError) as error:
             raise InputError(f"{self.path}: description: expected a network's, got one that makes no sense") from error
         own, state = network.state_dict(), self.content["ema"]
@@ -244,7 +246,7 @@ def read(path: Path, mapped: bool = False) -> Checkpoint:
 
 
 def _are_words(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and all(isinstance(word, str) for word in value)
+    return isinstance(value, (list, tuple)) and all(isinstance(word, str) and not name_fault(word) for word in value)
 
 
 def _are_tensors(value: Any) -> bool:
@@ -253,8 +255,8 @@ def _are_tensors(value: Any) -> bool:
 
 _KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "description": (lambda value: isinstance(value, dict), "a network's description"),
-    "names": (_are_words, "a list of words"),
-    "view_names": (_are_words, "a list of words"),
+    "names": (_are_words, "a list of names"),
+    "view_names": (_are_words, "a list of names"),
     "image_size": (lambda value: type(value) is int and 0 < value < 2**16, "a number of pixels"),
     "rect": (lambda value: isinstance(value, bool), "true or false"),
     "hyp": (lambda value: isinstance(value, dict), "hyperparameters by name"),

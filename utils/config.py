@@ -9,19 +9,23 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import os
 import re
 import reprlib
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from utils.log import LOGGER, InputError, printable
+from utils.yaml_file import parse_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-MAX_YAML_BYTES = 1_000_000
+MAX_YAML_BYTES = 500_000  # read within seconds
+LONGEST_NAME = 200  # characters of a class or view
+MOST_NAMES = 10_000
+MOST_FAULTS = 6  # told of one file
 
 
 def _ranged(low: float, high: float = math.inf, **keywords: Any) -> Any:
@@ -165,11 +169,11 @@ def load_yaml(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_YAML_BYTES:
             raise InputError(f"{path}: expected a yaml file under {MAX_YAML_BYTES} bytes, got {path.stat().st_size}")
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise InputError(f"{path}: not a yaml file: {error}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not a yaml file: {printable(str(error), 300)}") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise InputError(f"{path}: expected a mapping of names to values, got {type(content).__name__}")
     return content
@@ -192,15 +196,29 @@ def hyperparameters_from(values: Mapping[str, Any], source: Path) -> Hyperparame
             try:
                 checked[key] = _convert(value, str(fields[key].type), fields[key].metadata.get("range"))
             except ValueError as error:
-                faults.append(f"{key}: expected {error}, got {_shown(value)}")
+                faults.append(f"{key}: expected {error}, got {shown(value)}")
     if faults:
-        raise InputError(f"{source}: {'; '.join(faults)}")
+        more = f"; and {len(faults) - MOST_FAULTS} more faults" if len(faults) > MOST_FAULTS else ""
+        raise InputError(f"{source}: {'; '.join(faults[:MOST_FAULTS])}{more}")
     return Hyperparameters(**checked)
 
 
+def shown(value: Any) -> str:
+    """A value from a file, for a message: its repr, of limited length, whatever is in it."""
+    try:
+        return printable(_REPR.repr(value), 200)
+    except ValueError:  # a number of thousands of digits
+        return f"a {type(value).__name__}"
+
+
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxlist, _REPR.maxtuple, _REPR.maxdict = 3, 12, 12, 12
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 100
+
+
 def _unknown_key(key: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(key, known, n=1)
-    return f"unknown key {key!r}" + (f" (nearest known key: {near[0]!r})" if near else "")
+    near = difflib.get_close_matches(key[:LONGEST_NAME], known, n=1)
+    return f"unknown key {shown(key)}" + (f" (nearest known key: {near[0]!r})" if near else "")
 
 
 def _convert(value: Any, kind: str, limits: tuple[float, float] | None) -> Any:
@@ -231,14 +249,6 @@ def _convert(value: Any, kind: str, limits: tuple[float, float] | None) -> Any:
     return int(value) if whole else float(value)
 
 
-def _shown(value: Any) -> str:
-    """A value out of a file, for a message: its beginning. A few bytes of yaml can repeat themselves to gigabytes."""
-    short = reprlib.Repr()
-    short.maxlevel, short.maxlist, short.maxdict = 3, 20, 20
-    short.maxstring = short.maxlong = short.maxother = 200
-    return printable(short.repr(value), 300)
-
-
 def _is_number(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
@@ -258,18 +268,22 @@ def load_dataset_config(path: Path) -> DatasetConfig:
         LOGGER.info("%s: its download key is not carried out; expected the data to be there", path)
     names = _names(values["names"], path, "names")
     if "nc" in values and values["nc"] != len(names):
-        raise InputError(f"{path}: nc: expected {len(names)}, the number of names, got {_shown(values['nc'])}")
+        raise InputError(f"{path}: nc: expected {len(names)}, the number of names, got {shown(values['nc'])}")
     root_value = values.get("path", "")
     if not isinstance(root_value, str):
-        raise InputError(f"{path}: path: expected a folder, got {_shown(root_value)}")
+        raise InputError(f"{path}: path: expected a folder, got {shown(root_value)}")
     root = _resolved(from_root(root_value), path)
     view_names = _names(values["view_names"], path, "view_names") if values.get("view_names") else ()
     if len(view_names) == 1:
-        raise InputError(f"{path}: view_names: expected at least 2 views, got {list(view_names)}")
+        raise InputError(f"{path}: view_names: expected at least 2 views, got {shown(list(view_names))}")
     return DatasetConfig(
         file=path,
         root=root,
-        splits={key: _split(values[key], root, path, key) for key in ("train", "val", "test") if values.get(key)},
+        splits={
+            key: _split(values[key], root if root_value else None, path, key)
+            for key in ("train", "val", "test")
+            if values.get(key)
+        },
         names=names,
         view_names=view_names,
         group=_pattern(values.get("group"), path, "group"),
@@ -281,26 +295,60 @@ def load_dataset_config(path: Path) -> DatasetConfig:
 def _names(value: Any, path: Path, key: str) -> tuple[str, ...]:
     if isinstance(value, dict) and all(isinstance(k, int) for k in value):
         if sorted(value) != list(range(len(value))):
-            raise InputError(f"{path}: {key}: expected the numbers 0 to {len(value) - 1}, got {sorted(value)}")
+            raise InputError(f"{path}: {key}: expected the numbers 0 to {len(value) - 1}, got {shown(sorted(value))}")
         value = [value[index] for index in range(len(value))]
     if not isinstance(value, list) or not value or not all(isinstance(n, (str, int)) for n in value):
         raise InputError(
-            f"{path}: {key}: expected a list of names or a mapping from numbers to names, got {_shown(value)}"
+            f"{path}: {key}: expected a list of names or a mapping from numbers to names, got {shown(value)}"
         )
     if any(isinstance(name, bool) for name in value):
         raise InputError(
-            f"{path}: {key}: expected names, got {_shown(value)}: yaml reads yes, no, on and off as that; quote it"
+            f"{path}: {key}: expected names, got {shown(value)}: yaml reads yes, no, on and off as that; quote it"
         )
+    for name in map(str, value[: MOST_NAMES + 1]):
+        if fault := name_fault(name):
+            raise InputError(f"{path}: {key}: {fault}")
+    if len(value) > MOST_NAMES:
+        raise InputError(f"{path}: {key}: expected at most {MOST_NAMES:,} names, got {len(value):,}")
     if len({str(name) for name in value}) != len(value):
-        raise InputError(f"{path}: {key}: expected each name once, got {_shown(value)}")
+        raise InputError(f"{path}: {key}: expected each name once, got {shown(value)}")
     return tuple(str(name) for name in value)
 
 
-def _split(value: Any, root: Path, path: Path, key: str) -> tuple[Path, ...]:
+def name_fault(name: str) -> str | None:
+    """What is wrong with the name of a class or view; it stands in tables, files and on the terminal."""
+    if len(name) > LONGEST_NAME:
+        return f"expected names of at most {LONGEST_NAME} characters, got {shown(name)}"
+    # controls (a terminal obeys some), halves of pairs (which no file can hold), ends of lines
+    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
+        return f"expected names without control characters, got {shown(name)}"
+    return None
+
+
+def _split(value: Any, root: Path | None, path: Path, key: str) -> tuple[Path, ...]:
+    """Where a split lies; without a root its entries are what ``path`` would be: places relative to the repository."""
     entries = value if isinstance(value, list) else [value]
     if not entries or not all(isinstance(entry, str) for entry in entries):
-        raise InputError(f"{path}: {key}: expected a folder, a .txt list, or a list of those, got {_shown(value)}")
-    return tuple(_resolved(root / entry, path) for entry in entries)
+        raise InputError(f"{path}: {key}: expected a folder, a .txt list, or a list of those, got {shown(value)}")
+    return tuple(_split_entry(entry, root, path, key) for entry in entries)
+
+
+def _split_entry(entry: str, root: Path | None, path: Path, key: str) -> Path:
+    place = ROOT / entry if root is None else inside(entry, root)
+    if place is None:
+        raise InputError(f"{path}: {key}: expected a place in {root}, or an absolute path, got {shown(entry)}, outside")
+    return _resolved(place, path)
+
+
+def inside(name: str, *roots: Path) -> Path | None:
+    """A path from a data file, which lies below the first of the roots, or is absolute; None where it leaves them all.
+
+    ``..`` is taken literally, so that what is opened is what was checked; links in it may lead anywhere.
+    """
+    if ".." not in name:
+        return roots[0] / name
+    place = Path(os.path.normpath(roots[0] / name))
+    return place if Path(name).is_absolute() or any(place.is_relative_to(root) for root in roots) else None
 
 
 def from_root(name: str) -> Path:
@@ -320,7 +368,7 @@ def _resolved(place: Path, path: Path) -> Path:
     try:
         return place.resolve()
     except (ValueError, OSError, RuntimeError) as error:
-        raise InputError(f"{path}: expected a path, got {str(place)!r}: {error}") from error
+        raise InputError(f"{path}: expected a path, got {shown(str(place))}: {printable(str(error))}") from error
 
 
 def _pattern(value: Any, path: Path, key: str) -> str | None:
@@ -328,14 +376,14 @@ def _pattern(value: Any, path: Path, key: str) -> str | None:
         return None
     try:
         groups = re.compile(value).groups
-    except (re.error, TypeError) as error:
-        raise InputError(f"{path}: {key}: expected a regular expression, got {_shown(value)}: {error}") from error
+    except (re.error, TypeError, RecursionError, OverflowError) as error:
+        raise InputError(f"{path}: {key}: expected a regular expression, got {shown(value)}: {error}") from error
     if not groups:
-        raise InputError(f"{path}: {key}: expected a pattern with a group in parentheses, got {_shown(value)}")
+        raise InputError(f"{path}: {key}: expected a pattern with a group in parentheses, got {shown(value)}")
     return str(value)
 
 
 def _generate(value: Any, path: Path) -> Mapping[str, Any] | None:
     if value is not None and not (isinstance(value, dict) and isinstance(value.get("name"), str)):
-        raise InputError(f"{path}: generate: expected a mapping with a name, got {_shown(value)}")
+        raise InputError(f"{path}: generate: expected a mapping with a name, got {shown(value)}")
     return value

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from utils import frames, labels
 from utils.augment import Augmenter, Sample
-from utils.config import DatasetConfig, class_names
+from utils.config import DatasetConfig, class_names, inside, shown
 from utils.devices import cores
 from utils.file_cache import Kind, collection_paused, file_states, remembered
 from utils.frames import FrameStore
@@ -35,6 +35,7 @@ from utils.preprocess import Preprocessor
 from utils.processes import ALONE, Processes
 
 PROBLEMS_SHOWN = 20
+MAX_LIST_BYTES = 50_000_000  # a million paths
 
 
 @dataclass(frozen=True)
@@ -375,12 +376,26 @@ def _read_labels(config: DatasetConfig, split: str, paths: Sequence[Path]) -> li
 
 
 def _listed(path: Path, root: Path) -> list[Path]:
-    """The files that a list names: ``./`` is the list's own folder, other relative lines belong to the root."""
+    """The files that a list names: ``./`` is the list's own folder, other relative lines belong to the root.
+
+    Past both of these, a line must be absolute.
+    """
     try:
+        if path.stat().st_size > MAX_LIST_BYTES:
+            raise InputError(f"{path}: expected a list under {MAX_LIST_BYTES:,} bytes, got {path.stat().st_size:,}")
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: expected a text file with an image's path a line: {error}") from error
-    return [path.parent / line if line.startswith("./") else root / line for line in lines if line]
+    files: list[Path] = []
+    for line in dict.fromkeys(lines):
+        if line:
+            place = inside(line, *((path.parent, root) if line.startswith("./") else (root, path.parent)))
+            if place is None or not place.name or "\0" in line:
+                what = "outside" if place is None else "which is none"
+                where = f"{path}:{lines.index(line) + 1}"
+                raise InputError(f"{where}: expected a path in {root}, or an absolute one, got {shown(line)}, {what}")
+            files.append(place)
+    return files
 
 
 def _report(problems: Sequence[Problem], config: DatasetConfig, split: str, strict: bool) -> None:

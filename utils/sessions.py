@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor
 
 from models.yolo import Output
@@ -22,6 +21,7 @@ from utils.card import read as read_card
 from utils.devices import Compute
 from utils.letterbox import PADDING
 from utils.log import LOGGER, InputError, one_line
+from utils.yaml_file import parse_yaml
 
 CONFIG = "config.txt"  # of TorchScript: YOLOv5's name for the file within that holds the metadata
 MAX_CARD_BYTES = 100_000_000  # 72 bytes a training frame
@@ -251,6 +251,6 @@ def _openvino_card(folder: Path) -> Any:
     try:
         if path.stat().st_size > MAX_CARD_BYTES:
             raise ValueError(f"{path.stat().st_size} bytes are too many")
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (yaml.YAMLError, ValueError) as error:
+        return parse_yaml(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise unreadable(path, error) from None
