@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import struct
 import threading
 import time
@@ -111,6 +112,54 @@ def test_a_list_reads_in_its_own_order_relative_to_its_own_folder(
     assert [record.getMessage() for record in warnings.records if "repeat" in record.getMessage()] == [
         f"{listing}: 1 of 5 entries repeat an earlier one and are left out"
     ]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n",
+        b"ffconcat version 1.0\nfile x.mp4\n",
+        b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\n",
+    ],
+)
+def test_a_playlist_in_place_of_a_video_opens_nothing(
+    tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(content)
+    monkeypatch.setattr(cv2, "VideoCapture", lambda *_: pytest.fail("opened"))
+    source = open_source(str(path))
+    assert source.total == 0
+    with pytest.raises(InputError, match=r"a\.mp4: a video expected, a list of other files or addresses came"):
+        list(source)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.mp4")
+    source = open_source(str(tmp_path / "a.mp4"))
+    assert source.total == 0
+    with pytest.raises(InputError, match=r"a\.mp4.*a pipe came"):
+        list(source)
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(InputError, match=r"a\.txt: a list under"):
+        open_source(str(tmp_path / "a.txt"))
+
+
+def test_frames_larger_than_any_are_refused_before_one_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "MOST_PIXELS", 1000)
+    with pytest.raises(InputError, match=r"a\.avi: frames of at most 1,000 pixels expected, 64 x 48 came"):
+        list(open_source(str(write_video(tmp_path / "a.avi", 2))))
+
+
+@pytest.mark.parametrize("line", ["y" * 5000, "a\x1b[2J.doc", "a\0b.png"])
+def test_an_entry_that_no_file_has_is_told_in_a_short_printable_line(tmp_path: Path, line: str) -> None:
+    (tmp_path / "list.txt").write_text(line)
+    with pytest.raises(InputError, match=r"list\.txt: none of its 1 files can be read") as caught:
+        list(open_source(str(tmp_path / "list.txt")))
+    assert len(str(caught.value)) < 1000 and str(caught.value).isprintable()
 
 
 def test_bad_entries_of_a_list_are_skipped_and_told_once(tmp_path: Path, warnings: pytest.LogCaptureFixture) -> None:
@@ -254,7 +303,7 @@ class FakeCapture:
         return self.opened
 
     def get(self, name: int) -> float:
-        return {cv2.CAP_PROP_FRAME_COUNT: self.promised, cv2.CAP_PROP_FPS: self.fps}[name]
+        return {cv2.CAP_PROP_FRAME_COUNT: self.promised, cv2.CAP_PROP_FPS: self.fps}.get(name, 64.0)
 
     def grab(self) -> bool:
         self.at += 1

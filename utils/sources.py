@@ -21,13 +21,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.images import IMAGE_SUFFIXES, error_text, read_bytes, read_image
-from utils.log import LOGGER, InputError
+from utils.images import IMAGE_SUFFIXES, MOST_PIXELS, error_text, read_bytes, read_image
+from utils.log import LOGGER, InputError, printable
 
 VIDEO_SUFFIXES = frozenset(["asf", "avi", "gif", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ts", "wmv", "webm"])
 STREAM_PREFIXES = ("rtsp://", "rtmp://", "http://", "https://", "tcp://")
 FRAMES_AHEAD = 4  # enough to overlap decoding with the network, and only 100 MB even for 4K frames
 DECODERS = 4  # stills that are decoded at once: a GPU's network would wait for one decoder
+MAX_LIST_BYTES = 50_000_000  # a million paths
 TOLERATED_SHORTFALL = 5  # containers often promise a few frames more than they hold
 _LOOKED_FOR = f"images ({' '.join(sorted(IMAGE_SUFFIXES))}) or videos ({' '.join(sorted(VIDEO_SUFFIXES))})"
 
@@ -217,7 +218,8 @@ def _suffix(path: Path) -> str:
 
 
 def _unsupported(path: Path) -> InputError:
-    return InputError(f"{path}: {_LOOKED_FOR} expected, or a list (txt), suffix {path.suffix!r} came")
+    name, suffix = printable(str(path), 300), printable(path.suffix)
+    return InputError(f"{name}: {_LOOKED_FOR} expected, or a list (txt), suffix {suffix!r} came")
 
 
 def _supported(paths: Iterable[Path], source: str) -> list[Path]:
@@ -230,6 +232,9 @@ def _supported(paths: Iterable[Path], source: str) -> list[Path]:
 
 
 def _read_list(path: Path) -> list[Path]:
+    size = path.stat().st_size
+    if not path.is_file() or size > MAX_LIST_BYTES:
+        raise InputError(f"{path}: a list under {MAX_LIST_BYTES:,} bytes expected, {size:,} came")
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
@@ -275,7 +280,7 @@ def _decode(path: Path, vid_stride: int) -> Iterator[Frame]:
     if _suffix(path) in IMAGE_SUFFIXES:
         yield _still(path)
     elif _suffix(path) in VIDEO_SUFFIXES:
-        head = read_bytes(path, 8)
+        head = _beginning(path)
         with _capture(path, str(path)) as capture:
             if not capture.isOpened():
                 raise InputError(f"{path}: is not a video that OpenCV can decode (first bytes {head!r})")
@@ -299,6 +304,9 @@ def _capture(address: Path | int | str, name: str) -> Iterator[cv2.VideoCapture]
 
 def _captured_frames(capture: cv2.VideoCapture, path: Path, name: str, vid_stride: int) -> Iterator[Frame]:
     """Frames until one cannot be read; what the header promises is passed on and compared, never relied on."""
+    width, height = (capture.get(side) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+    if width * height > MOST_PIXELS:  # its header says so, before a frame is decoded
+        raise InputError(f"{name}: frames of at most {MOST_PIXELS:,} pixels expected, {width:.0f} x {height:.0f} came")
     total = _frame_count(capture)
     rate = capture.get(cv2.CAP_PROP_FPS)
     fps = rate if 0 < rate < math.inf else None
@@ -323,6 +331,18 @@ def _frame_count(capture: cv2.VideoCapture) -> int | None:
     return int(count) if 0 < count < 1e9 else None
 
 
+def _beginning(path: Path) -> bytes:
+    """The first bytes of a video's file, which holds frames; a playlist in its place would have other files opened."""
+    head = read_bytes(path, 8)
+    if head.lstrip(b"\xef\xbb\xbf").startswith((b"#EXTM3U", b"ffconca", b"v=0", b"<?xml", b"[playli")):
+        raise InputError(f"{path}: a video expected, a list of other files or addresses came (first bytes {head!r})")
+    return head
+
+
 def _promised_frames(path: Path) -> int | None:
+    try:
+        _beginning(path)
+    except InputError:  # told when it is to be decoded
+        return 0
     with _capture(path, str(path)) as capture:
         return _frame_count(capture) if capture.isOpened() else 0
