@@ -316,10 +316,10 @@ def spent(folder: Path) -> dict[str, float]:
     path = folder / "metrics.json"
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))["settings"] if path.is_file() else {}
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: expected the figures of a training, got something else: {error}") from error
-    known = {"minutes": settings.get("training_seconds", math.nan) / 60}
-    return known | {"peak_memory_gb": settings.get("peak_memory_bytes", math.nan) / 1e9}
+        known = {"minutes": settings.get("training_seconds", math.nan) / 60}
+        return known | {"peak_memory_gb": settings.get("peak_memory_bytes", math.nan) / 1e9}
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise InputError(f"{path}: expected the figures of a training, got something else: {error!s:.200}") from error
 
 
 def _at(content: Any, place: Sequence[str]) -> float:

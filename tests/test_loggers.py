@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from utils import loggers
+from utils.log import InputError
 from utils.loggers import COLUMNS, RunLogger, format_results, read_history, read_results
 
 CONTRACT = [
@@ -43,6 +44,43 @@ def stored(folder: Path) -> list[dict[str, float]]:
 
 def logger(folder: Path, keep_epochs: int = 0) -> RunLogger:
     return RunLogger(folder, keep_epochs, tensorboard=False)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"epoch\nx\n",
+        b"epoch,a\n1\n",
+        b"\xff",
+        b"epoch\n" + b"9" * 200_000 + b"\n",
+        b"epoch" + b",a" * 2000 + b"\n",
+        b'a"' * 99_999,
+    ],
+    ids=range(6),
+)
+def test_a_results_file_of_something_else_is_told(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "results.csv"
+    path.write_bytes(content)
+    with pytest.raises(
+        InputError, match=r"results\.csv: expected the rows of a training, got something else: "
+    ) as caught:
+        read_results(path)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[" * 100_000, '{"a":' * 100_000, "9" * 5000, "[1]", '[{"epoch": 1e999, "x/lr0": "\x1b"}]', "[[]]"],
+    ids=range(6),
+)
+def test_a_history_of_something_else_is_told(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "training_history.json"
+    path.write_text(content)
+    with pytest.raises(
+        InputError, match=r"history\.json: expected the rows of a training, got something else: "
+    ) as caught:
+        read_history(path)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 500
 
 
 def test_yolov5s_columns_come_first_and_in_its_order() -> None:

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.files import write_text
-from utils.log import InputError
+from utils.files import read_text, write_text
+from utils.log import InputError, printable
 
 COLUMNS = ("epoch", "step")
+MAX_BYTES = 1_000_000_000  # a million steps; what is read takes several times as much memory
 Rows = list[dict[str, float]]
 
 
@@ -85,9 +86,9 @@ def read_balance(path: Path) -> Rows:
         InputError: no such file, or something else in it.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: expected the balance.csv of a training: {error}") from error
+        text = read_text(path, MAX_BYTES, "the balance.csv of a training")
+    except OSError as error:
+        raise InputError(f"{path}: expected the balance.csv of a training: {error.strerror}") from error
     try:
         lines = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))
     except csv.Error as error:
@@ -104,7 +105,7 @@ def read_balance(path: Path) -> Rows:
         try:
             rows.append({name: float(cell or "nan") for name, cell in zip(header, row, strict=True)})
         except ValueError as error:
-            raise InputError(f"{path}:{number}: expected numbers: {error}") from error
+            raise InputError(f"{path}:{number}: expected numbers: {printable(str(error), 200)}") from error
     return rows
 
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.files import write_json, write_text
-from utils.log import LOGGER, InputError
+from utils.files import read_text, write_json, write_text
+from utils.log import LOGGER, InputError, printable
 
 # YOLOv5's columns in its order (readers index them by position), then ours.
 COLUMNS = (
@@ -42,6 +42,8 @@ COLUMNS = (
     "seconds",  # that the training has taken up to here, without the time between a cut and its resumption
 )
 WIDTH = 20
+MAX_BYTES = 50_000_000  # of a file of rows: tens of thousands of epochs
+MOST_COLUMNS = 1000
 
 
 class RunLogger:
@@ -103,16 +105,24 @@ def format_results(rows: list[dict[str, float]]) -> str:
 
 
 def read_results(path: Path) -> list[dict[str, float]]:
-    """The rows of a results.csv; an absent file has none."""
+    """The rows of a results.csv; an absent file has none.
+
+    Raises:
+        InputError: the file holds something else.
+    """
     if not path.is_file():
         return []
-    lines = [row for row in csv.reader(io.StringIO(path.read_text(encoding="utf-8")), skipinitialspace=True) if row]
-    if not lines:
-        return []
-    header, *rows = lines
-    names = [name.strip() for name in header]
-    unknown = dict.fromkeys(COLUMNS, math.nan)  # columns that are younger than the file
-    return [unknown | {name: float(cell) for name, cell in zip(names, row, strict=True)} for row in rows]
+    text = read_text(path, MAX_BYTES, "the rows of a training")
+    try:
+        lines = [row for row in csv.reader(io.StringIO(text), skipinitialspace=True) if row]
+        header, *rows = lines or [[]]
+        if len(header) > MOST_COLUMNS:
+            raise ValueError(f"{len(header):,} columns")
+        names = [name.strip() for name in header]
+        unknown = dict.fromkeys(COLUMNS, math.nan)  # columns that are younger than the file
+        return [unknown | {name: float(cell) for name, cell in zip(names, row, strict=True)} for row in rows]
+    except (ValueError, csv.Error) as error:
+        raise _no_rows(path, error) from error
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
@@ -122,13 +132,17 @@ def read_history(path: Path) -> list[dict[str, float]]:
         InputError: the file holds something else.
     """
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = json.loads(read_text(path, MAX_BYTES, "the rows of a training"))
         known = [{name: row[name] for name in ("epoch", *row) if row[name] is not None} for row in rows]
         return [{name: float(row.get(name, math.nan)) for name in COLUMNS} for row in known]
     except FileNotFoundError:
         return []
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: expected the rows of a training, got something else: {error}") from error
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise _no_rows(path, error) from error
+
+
+def _no_rows(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path}: expected the rows of a training, got something else: {printable(str(error), 200)}")
 
 
 def _event_writer(folder: Path) -> Any:

@@ -6,7 +6,6 @@ python -m utils.monitor runs/train/exp  (until its last epoch, or Ctrl-C; --once
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import shutil
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from utils.config import from_root
 from utils.flags import check_range
-from utils.log import InputError, run_script
+from utils.log import InputError, printable, run_script
 from utils.loggers import read_results
 
 Row = Mapping[str, float]
@@ -119,12 +118,14 @@ def read_rows(folder: Path) -> list[dict[str, float]]:
     try:
         rows = read_results(path)
         text = path.read_text(encoding="utf-8") if path.is_file() else "epoch\n"
-        if "epoch" not in text.partition("\n")[0] or not text.endswith("\n"):
+        if "epoch" not in text.partition("\n")[0].replace(" ", "").split(",") or not text.endswith("\n"):
             raise ValueError("its beginning or end is missing")
         if not all(row["epoch"].is_integer() and row["epoch"] >= 0 for row in rows):
             raise ValueError("a row without its epoch")
-    except (ValueError, csv.Error) as error:
-        raise InputError(f"{path}: expected the rows of a training, got something else: {error}") from error
+    except ValueError as error:
+        raise InputError(
+            f"{path}: expected the rows of a training, got something else: {printable(str(error), 200)}"
+        ) from error
     return rows
 
 
@@ -134,7 +135,7 @@ def read_steps(folder: Path) -> list[dict[str, float]]:
     if not path.is_file():
         return []
     with path.open("rb") as file:
-        header = file.readline()
+        header = file.readline(STEPS * STEP_BYTES)
         file.seek(max(file.tell(), file.seek(0, 2) - (STEPS + 1) * STEP_BYTES))
         lines = file.read().split(b"\n")[:-1][-STEPS:]
     try:
@@ -144,7 +145,9 @@ def read_steps(folder: Path) -> list[dict[str, float]]:
         if rows and names[:2] != ["epoch", "step"]:
             raise ValueError(f"columns {','.join(names[:2])[:60]}")
     except ValueError as error:
-        raise InputError(f"{path}: expected the steps of a training, got something else: {error}") from error
+        raise InputError(
+            f"{path}: expected the steps of a training, got something else: {printable(str(error), 200)}"
+        ) from error
     return rows
 
 

@@ -5,6 +5,7 @@ Each ``plot_*`` writes one file; the ``*_figure`` beside it builds the figure, f
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from utils.canvas import COLOURS, MOST_NAMES, SMALL, STYLES, Floats, Integers, finish, new_figure, plain, save
-from utils.log import InputError
+from utils.files import read_text
+from utils.log import InputError, printable
+from utils.loggers import MAX_BYTES, MOST_COLUMNS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,10 +103,13 @@ def results_figure(csv_path: Path, title: str = "") -> Figure:
     """
     import pandas
 
+    text = read_text(csv_path, MAX_BYTES, "a table of results")
+    if text.partition("\n")[0].count(",") > MOST_COLUMNS:
+        raise InputError(f"{csv_path}: expected a table of results, got more than {MOST_COLUMNS:,} columns")
     try:
-        table = pandas.read_csv(csv_path, skipinitialspace=True, index_col=False)
-    except ValueError as error:  # pandas' own errors on empty and on broken files are ValueErrors
-        raise InputError(f"{csv_path}: expected a table of results, got: {error}") from error
+        table = pandas.read_csv(io.StringIO(text), skipinitialspace=True, index_col=False)
+    except (ValueError, OverflowError) as error:  # pandas' own errors on empty and on broken files are ValueErrors
+        raise InputError(f"{csv_path}: expected a table of results, got: {printable(str(error), 200)}") from error
     table = table.apply(pandas.to_numeric, errors="coerce")  # what is no number becomes NaN
     columns = {str(name).strip(): values.to_numpy(float) for name, values in table.items()}
     epochs = columns.get("epoch", np.arange(len(table), dtype=float))
