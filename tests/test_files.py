@@ -12,12 +12,28 @@ from typing import BinaryIO
 
 import pytest
 
-from utils.files import new_run_folder, write_json, write_text, write_whole
+from utils.files import new_run_folder, read_text, write_json, write_text, write_whole
 from utils.log import InputError
 
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_name_that_is_no_text_does_not_end_a_report(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "frame\udcff.png\n")
+    assert (tmp_path / "a.txt").read_text() == "frame\\udcff.png\n"
+
+
+def test_a_text_is_read_whole_or_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("é")
+    assert read_text(path, 2, "a table") == "é"
+    with pytest.raises(InputError, match=r"a\.csv: expected a table, of at most 1 bytes, got 2"):
+        read_text(path, 1, "a table")
+    path.write_bytes(b"\xff")
+    with pytest.raises(InputError, match=r"a\.csv: expected a table, got something else: 'utf-8'"):
+        read_text(path, 9, "a table")
 
 
 def test_a_file_is_written_and_replaced(tmp_path: Path) -> None:

@@ -16,8 +16,10 @@ from utils.outputs import (
     coco_labels,
     coco_rows,
     csv_rows,
+    csv_text,
     folder_name,
     frame_name,
+    harmless,
     image_ids,
     label_rows,
     view_row,
@@ -82,11 +84,42 @@ def test_a_frame_without_boxes_keeps_one_csv_row() -> None:
     assert csv_rows("clip.mp4", 17, NONE, NAMES, None, ()) == [["clip.mp4", "", "", "17", *[""] * 6]]
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx"])
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx", "＝1+1", "＠SUM(A1)"])
 def test_text_that_a_spreadsheet_would_run_is_disarmed(text: str) -> None:
     ((name, label, *_, view, _),) = csv_rows(text, None, BOXES[1:], (text,), np.array([1.0, 0.0]), (text, "B"))
     assert (name, label, view) == (f"'{text}",) * 3
     assert csv_rows(text, None, NONE, (), None, ())[0][0] == f"'{text}"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("x;=1+1", "x;'=1+1"),
+        ("x\n=1", "x\n'=1"),
+        ("x\t+1", "x\t'+1"),
+        ("\n=1", "'\n'=1"),
+        ("a-b;c=d", "a-b;c=d"),
+        ("; @x", "; '@x"),
+    ],
+)
+def test_a_formula_behind_another_separator_is_disarmed(text: str, expected: str) -> None:
+    assert harmless(text) == expected
+
+
+def test_numbers_in_a_csv_text_stay_numbers() -> None:
+    cells = [-0.5, 3, "-0.25", "+1e-05", "-x", "=1", "-1-1", None]
+    assert csv_text([cells]) == "-0.5,3,-0.25,+1e-05,'-x,'=1,'-1-1,None\n"
+
+
+def test_a_file_name_that_is_no_text_can_be_written() -> None:
+    (row,) = csv_rows("a\udcff.png", None, NONE, (), None, ())
+    assert row[0].encode() == b"a\\udcff.png"
+
+
+@pytest.mark.parametrize("label", ["x" * 999, "心" * 999, "\ud800", "\x7f", "x" * 199 + "é"])
+def test_a_folder_of_any_class_name_can_be_made(tmp_path: Path, label: str) -> None:
+    (tmp_path / folder_name(label)).mkdir()
+    assert len(folder_name(label).encode()) <= 200
 
 
 def test_harmless_text_stays_as_it_is_also_with_commas() -> None:

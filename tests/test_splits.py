@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -187,6 +189,15 @@ def test_a_file_in_the_place_of_the_folder_is_an_error(tmp_path: Path) -> None:
     source = make_dataset(tmp_path)
     with pytest.raises(InputError, match=r"data\.yaml: expected a folder, got a file$"):
         run(data=source, folds=2, out=source)
+
+
+@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="all names are text here")
+def test_a_name_that_is_no_text_is_an_error(tmp_path: Path) -> None:
+    path = make_dataset(tmp_path, train=4, val=2)
+    frame = next((tmp_path / "images" / "train").iterdir())
+    frame.rename(frame.with_name("p\udcff.png"))
+    with pytest.raises(InputError, match=r"expected a name without .* bytes that are no UTF-8"):
+        run(data=str(path), folds=2, out=str(tmp_path / "folds"))
 
 
 def test_a_name_that_no_list_can_hold_is_an_error(tmp_path: Path) -> None:

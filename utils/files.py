@@ -53,8 +53,28 @@ def _keep(path: Path, before: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file whole."""
-    write_whole(path, lambda file: file.write(text.encode("utf-8")))
+    """Write a UTF-8 text file whole; the name of a file that is no text, as Linux allows them, does not end it."""
+    write_whole(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+
+
+def read_text(path: Path, most_bytes: int, what: str) -> str:
+    """A UTF-8 text file.
+
+    Args:
+        most_bytes: that such a file may have; a larger one is not read.
+        what: it should be, for messages.
+
+    Raises:
+        InputError: too large, or no text.
+        OSError: absent, or it cannot be read.
+    """
+    size = path.stat().st_size
+    if size > most_bytes:
+        raise InputError(f"{path}: expected {what}, of at most {most_bytes:,} bytes, got {size:,}")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected {what}, got something else: {error}") from error
 
 
 def write_json(path: Path, content: Any) -> None:

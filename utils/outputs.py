@@ -24,6 +24,9 @@ CSV_HEADER = (
     "Frame", "x1", "y1", "x2", "y2", "View", "View Confidence",
 )  # fmt: skip
 _NUMBERED = re.compile(r"(.*)_\d+", re.DOTALL)
+FORMULA = re.compile(r"(^|[;\t\r\n]\s*)([=+\-@＝＋－＠])")
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+LONGEST_FOLDER = 200  # bytes of a folder's name; most file systems take 255
 INT64_DIGITS = 18  # longer numbers than numpy holds stay text
 
 
@@ -69,8 +72,9 @@ def frame_name(name: str, number: int | None) -> str:
 
 
 def folder_name(label: str) -> str:
-    """A class name as a folder's, without what would lead out of its place."""
-    return re.sub(r'[/\\:*?"<>|\x00-\x1f]', "_", label).strip(". ") or "_"
+    """A class name as a folder's, without what would lead out of its place, and no longer than a file system takes."""
+    name = re.sub(r'[/\\:*?"<>|\x00-\x1f\x7f\ud800-\udfff]', "_", label)
+    return name.encode()[:LONGEST_FOLDER].decode(errors="ignore").strip(". ") or "_"
 
 
 def has_screen() -> bool:
@@ -121,7 +125,7 @@ def csv_rows(
     if view is not None:
         best = int(view.argmax())
         shown = [harmless(view_names[best]), f"{view[best]:.4f}"]
-    name = harmless(name)
+    name = harmless(name.encode("utf-8", "backslashreplace").decode())  # a file's name need not be text
     if not len(boxes):
         return [[name, "", "", frame, "", "", "", "", *shown]]
     return [
@@ -131,15 +135,20 @@ def csv_rows(
 
 
 def csv_text(rows: Iterable[Sequence[object]]) -> str:
-    """The text of a csv file; no cell is a formula."""
+    """The text of a csv file; no cell is a formula, and a number, also as text, stays one."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([harmless(str(cell)) for cell in row] for row in rows)
+    cells = ([cell if NUMBER.fullmatch(cell) else harmless(cell) for cell in map(str, row)] for row in rows)
+    csv.writer(text, lineterminator="\n").writerows(cells)
     return text.getvalue()
 
 
 def harmless(text: str) -> str:
-    """A cell's text, preceded by an apostrophe where a spreadsheet would take it for a formula."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+    """A cell's text, in which an apostrophe precedes whatever a spreadsheet would take for a formula.
+
+    That may stand behind a semicolon or tab, too: where the comma is the decimal sign, these part a line's cells.
+    """
+    text = FORMULA.sub(r"\1'\2", text)
+    return f"'{text}" if text[:1] in ("\t", "\r", "\n") else text
 
 
 def image_ids(files: Sequence[Path]) -> list[int | str]:

@@ -179,8 +179,10 @@ def write(frames: Pool, divisions: Sequence[Division], folder: Path) -> None:
 def _line(path: Path, root: Path) -> str:
     """A frame's line in a list: relative lines belong to the root."""
     line = str(path.relative_to(root) if path.is_relative_to(root) else path)
-    if line.strip().splitlines() != [line]:
-        raise InputError(f"{str(path)!r}: expected a name without line breaks, or blanks at its ends, to list it")
+    if line.strip().splitlines() != [line] or any("\ud800" <= sign <= "\udfff" for sign in line):
+        raise InputError(
+            f"{str(path)!r}: expected a name without line breaks, blanks at its ends or bytes that are no UTF-8"
+        )
     return line
 
 
