@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
@@ -27,6 +28,7 @@ KEYS = {
 VIEW_HIDDEN = 512  # channels of the view head's convolution, before scaling, as in the joint networks' yamls
 LARGEST_NUMBER = 1e6  # that a description may hold
 MOST_ANCHORS = 100  # a level
+MOST_PARAMETERS = 2**30  # of a network: 4 GB in single precision; YOLOv5x6 has 140 million
 MOST_BLOCKS = 1000  # of a network, repetitions counted; YOLOv5x6 has about 80
 UPSAMPLING = ("nearest", "bilinear", "bicubic", "nearest-exact")
 REQUIRED_KEYS = ("nc", "depth_multiple", "width_multiple", "anchors", "backbone", "head")
@@ -82,10 +84,10 @@ class _Description:
     """A checked copy of the yaml mapping, and the two scalings it asks for."""
 
     def __init__(self, mapping: Mapping[str, Any]) -> None:
-        unknown, missing = sorted(set(mapping) - KEYS), [key for key in REQUIRED_KEYS if key not in mapping]
+        unknown, missing = sorted(map(str, set(mapping) - KEYS)), [key for key in REQUIRED_KEYS if key not in mapping]
         if unknown or missing:
             raise InputError(
-                f"network description: unknown keys {unknown}, missing keys {missing}; known are {sorted(KEYS)}"
+                f"network description: unknown keys {_shown(unknown)}, missing keys {missing}; known are {sorted(KEYS)}"
             )
         self.nc = _positive_integer(mapping, "nc")
         self.nv = _positive_integer(mapping, "nv") if "nv" in mapping else 3
@@ -93,10 +95,10 @@ class _Description:
         self.width_multiple = _positive_number(mapping, "width_multiple")
         self.cbam_gate = mapping.get("cbam_gate", "identity")
         if self.cbam_gate not in GATES:
-            raise InputError(f"network description: cbam_gate: expected one of {GATES}, got {self.cbam_gate!r}")
+            raise InputError(f"network description: cbam_gate: expected one of {GATES}, got {_shown(self.cbam_gate)}")
         self.view_dropout = mapping.get("view_dropout", 0.0)
         if not _is_number(self.view_dropout) or not 0 <= self.view_dropout <= 1:
-            raise InputError(f"network description: view_dropout: expected 0 to 1, got {self.view_dropout!r}")
+            raise InputError(f"network description: view_dropout: expected 0 to 1, got {_shown(self.view_dropout)}")
         self.anchors = mapping["anchors"]
         self.rows = _parse_rows(mapping)
         blocks = sum(self.depth(row.number) for row in self.rows)
@@ -161,7 +163,7 @@ def _cbam(d: _Description, row: Row, inputs: list[Shape]) -> Built:
 def _upsample(d: _Description, row: Row, inputs: list[Shape]) -> Built:
     size, scale, mode = row.arguments
     if mode not in UPSAMPLING:
-        raise ValueError(f"mode: expected one of {', '.join(UPSAMPLING)}, got {mode!r}")
+        raise ValueError(f"mode: expected one of {', '.join(UPSAMPLING)}, got {_shown(mode)}")
     return nn.Upsample(size, scale, mode), Shape(inputs[0].channels, inputs[0].stride / scale)
 
 
@@ -169,7 +171,7 @@ def _concat(d: _Description, row: Row, inputs: list[Shape]) -> Built:
     if len({shape.stride for shape in inputs}) != 1:
         raise ValueError(f"its inputs have different strides: {[shape.stride for shape in inputs]}")
     if row.arguments != (1,):
-        raise ValueError(f"expected [1], the channels' dimension, got {list(row.arguments)}")
+        raise ValueError(f"expected [1], the channels' dimension, got {_shown(list(row.arguments))}")
     return Concat(1), Shape(sum(shape.channels for shape in inputs), inputs[0].stride)
 
 
@@ -180,9 +182,9 @@ def _detect(d: _Description, row: Row, inputs: list[Shape]) -> Built:
     ):  # so many anchors a level, to be found from the data (autoanchor)
         anchors = [[step * shape.stride for step in range(2, 2 + anchors) for _ in "wh"] for shape in inputs]
     if not isinstance(anchors, list) or len({len(level) for level in anchors}) != 1 or len(anchors) != len(inputs):
-        raise ValueError(f"anchors: expected {len(inputs)} lists of the same even length, got {anchors!r}")
+        raise ValueError(f"anchors: expected {len(inputs)} lists of the same even length, got {_shown(anchors)}")
     if not all(_is_number(side) and side > 0 for level in anchors for side in level) or len(anchors[0]) % 2:
-        raise ValueError(f"anchors: expected widths and heights in pixels, got {anchors!r}")
+        raise ValueError(f"anchors: expected widths and heights in pixels, got {_shown(anchors)}")
     strides = [int(shape.stride) for shape in inputs]
     return Detect(nc, anchors, [shape.channels for shape in inputs], strides), Shape(0, 0)
 
@@ -240,6 +242,8 @@ class Network(nn.Module):
         if not with_view and any(row.name == "ViewHead" for row in checked.rows):
             raise InputError("network description: expected the ViewHead as the last layer, so that it can be left out")
         self.description: dict[str, Any] = mapping
+        if torch.get_default_device().type != "meta":
+            _check_affordable(checked)
         layers, self.sources, stride = _build(checked)
         self.model = nn.ModuleList(layers)
         self.detect_index = next((i for i, layer in enumerate(layers) if isinstance(layer, Detect)), None)
@@ -330,8 +334,8 @@ def _build(description: _Description) -> tuple[list[nn.Module], list[tuple[int, 
             module, shapes[row.index] = LAYERS[row.name](description, row, [shapes[i] for i in row.sources])
         except (TypeError, ValueError, IndexError, RuntimeError, ArithmeticError) as error:
             raise InputError(
-                f"network description: layer {row.index} ({row.name}) with args {printable(str(list(row.arguments)))}: "
-                f"{error}"
+                f"network description: layer {row.index} ({row.name}) with args {_shown(list(row.arguments))}: "
+                f"{printable(str(error), 300)}"
             ) from error
         layers.append(module)
     names = [row.name for row in description.rows]
@@ -340,6 +344,15 @@ def _build(description: _Description) -> tuple[list[nn.Module], list[tuple[int, 
         raise InputError("network description: expected one Detect layer and at most one ViewHead, or a ViewHead alone")
     strides = [int(shape.stride) for shape in shapes.values()]
     return layers, [row.sources for row in description.rows], max(strides)
+
+
+def _check_affordable(description: _Description) -> None:
+    """Build it without numbers first: a few characters of a description can ask for more memory than there is."""
+    with torch.device("meta"):
+        layers, _, _ = _build(description)
+    count = sum(parameter.numel() for layer in layers for parameter in layer.parameters())
+    if count > MOST_PARAMETERS:
+        raise InputError(f"network description: expected at most {MOST_PARAMETERS:,} parameters, got {count:,}")
 
 
 def _repeated(
@@ -356,7 +369,7 @@ def _parse_rows(mapping: Mapping[str, Any]) -> list[Row]:
     rows: list[Row] = []
     for part in ("backbone", "head"):
         if not isinstance(mapping[part], list) or not mapping[part]:
-            raise InputError(f"network description: {part}: expected a list of rows, got {mapping[part]!r}")
+            raise InputError(f"network description: {part}: expected a list of rows, got {_shown(mapping[part])}")
         for row in mapping[part]:
             rows.append(_parse_row(len(rows), row, rows))
     return rows
@@ -364,15 +377,21 @@ def _parse_rows(mapping: Mapping[str, Any]) -> list[Row]:
 
 def _parse_row(index: int, row: Any, before: list[Row]) -> Row:
     if not (isinstance(row, Sequence) and len(row) == 4 and isinstance(row[3], Sequence)):
-        raise InputError(f"network description: layer {index}: expected [from, number, module, args], got {row!r}")
+        raise InputError(
+            f"network description: layer {index}: expected [from, number, module, args], got {_shown(row)}"
+        )
     source, number, name, arguments = row
     if not isinstance(name, str) or name not in LAYERS:
-        raise InputError(f"network description: layer {index}: unknown module {name!r}; known are {', '.join(LAYERS)}")
+        raise InputError(
+            f"network description: layer {index}: unknown module {_shown(name)}; known are {', '.join(LAYERS)}"
+        )
     sources = source if isinstance(source, Sequence) else [source]
     if not all(isinstance(s, int) and -index - 1 <= s < index for s in sources) or not sources:
-        raise InputError(f"network description: layer {index}: from {source!r} is not a layer before it")
+        raise InputError(f"network description: layer {index}: from {_shown(source)} is not a layer before it")
     if not isinstance(number, int) or not 1 <= number < LARGEST_NUMBER:
-        raise InputError(f"network description: layer {index}: expected a positive number of modules, got {number!r}")
+        raise InputError(
+            f"network description: layer {index}: expected a positive number of modules, got {_shown(number)}"
+        )
     # -1 relative to layer 0 is the image itself; the same index, -1, stands for it in absolute terms
     absolute = tuple(s if s >= 0 else index + s for s in sources)
     heads = [s for s in absolute if s >= 0 and before[s].name in ("Detect", "ViewHead")]
@@ -384,15 +403,28 @@ def _parse_row(index: int, row: Any, before: list[Row]) -> Row:
 def _positive_integer(mapping: Mapping[str, Any], key: str) -> int:
     value = mapping[key]
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < LARGEST_NUMBER:
-        raise InputError(f"network description: {key}: expected a positive integer, got {value!r}")
+        raise InputError(f"network description: {key}: expected a positive integer, got {_shown(value)}")
     return value
 
 
 def _positive_number(mapping: Mapping[str, Any], key: str) -> float:
     value = mapping[key]
     if not _is_number(value) or not value > 0:
-        raise InputError(f"network description: {key}: expected a positive number, got {value!r}")
+        raise InputError(f"network description: {key}: expected a positive number, got {_shown(value)}")
     return float(value)
+
+
+def _shown(value: Any) -> str:
+    """A value from a description, for a message: its repr, of limited length, whatever is in it."""
+    try:
+        return printable(_REPR.repr(value), 200)
+    except ValueError:  # a number of thousands of digits
+        return f"a {type(value).__name__}"
+
+
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxlist, _REPR.maxtuple, _REPR.maxdict = 3, 12, 12, 12
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 100
 
 
 def _is_number(value: Any) -> bool:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
 
-from utils.config import DatasetConfig
+from tests.phantoms import write_yaml
+from utils import groups
+from utils.config import DatasetConfig, load_dataset_config
 from utils.groups import clips, patients, unmatched
+from utils.log import InputError
 
 FILES = [
     Path(f"/data/{name}")
@@ -17,6 +21,17 @@ FILES = [
 
 def config(group: str | None = None, clip: str | None = None) -> DatasetConfig:
     return DatasetConfig(Path("data.yaml"), Path(), {}, ("AR",), group=group, clip=clip)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no alarms here")
+@pytest.mark.parametrize("key", ["group", "clip"])
+def test_a_pattern_without_end_is_an_error(tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "PATIENCE", 0.3)
+    config = load_dataset_config(write_yaml(tmp_path, **{"group": None, key: "((.|.)+)+$x"}))
+    before = signal.getsignal(signal.SIGALRM)
+    with pytest.raises(InputError, match=rf"data\.yaml: {key}: expected a pattern that finds its group at once"):
+        (groups.patients if key == "group" else groups.clips)(config, [Path("x" * 60)])
+    assert signal.getsignal(signal.SIGALRM) == before and signal.getitimer(signal.ITIMER_REAL)[0] == 0
 
 
 def test_the_first_group_of_the_pattern_is_the_patient() -> None:

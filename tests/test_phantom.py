@@ -63,6 +63,12 @@ def read_label(path: Path) -> tuple[list[tuple[int, np.ndarray]], list[int] | No
     return boxes, view
 
 
+@pytest.mark.parametrize("keys", [{"patients": 10**9}, {"frames": 10**6}, {"height": 5000, "width": 5000}])
+def test_a_phantom_that_fills_the_disk_is_refused(keys: dict[str, int]) -> None:
+    with pytest.raises(InputError, match="expected at most 1,000,000 frames, of at most 4,096 pixels a side"):
+        PhantomConfig(**keys)
+
+
 def test_default_counts_and_splits(frames: list[FramePlan]) -> None:
     count = Counter(frame.split for frame in frames)
     assert 560 <= count["train"] <= 640

@@ -66,6 +66,28 @@ def quick_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 # YOLOv5's figures
 
 
+def test_a_network_of_more_parameters_than_memory_holds_is_refused_before_it_is_built() -> None:
+    huge = {**load_yaml(ROOT / "models/hub/yolov5s.yaml"), "width_multiple": 100.0}
+    with pytest.raises(InputError, match=r"expected at most 1,073,741,824 parameters, got \d+"):
+        Network(huge)
+
+
+def test_what_a_description_holds_instead_is_told_in_a_short_line() -> None:
+    laughs: list[object] = ["x"] * 9
+    for _ in range(30):
+        laughs = [laughs] * 9
+    description = load_yaml(ROOT / "models/hub/yolov5s.yaml")
+    rows = description["backbone"]
+    changes: tuple[dict[Any, Any], ...] = (
+        {"backbone": laughs}, {"nc": laughs}, {"anchors": laughs}, {"backbone": [[-1, 1, "Conv", [laughs]], *rows[1:]]},
+        {"nc": 10**5000}, {"x" * 9999: 1}, {"\x1b[2J": 1}, {1: 2},
+    )  # fmt: skip
+    for changed in changes:
+        with pytest.raises(InputError) as caught:
+            Network({**description, **changed})
+        assert len(str(caught.value)) < 1000 and str(caught.value).isprintable()
+
+
 def test_training_outputs_are_yolov5s(tiny: Network, forward: dict[str, Tensor]) -> None:
     output = tiny.train()(forward["x"])
     assert output.boxes is None and output.view is None

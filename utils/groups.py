@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from utils.config import DatasetConfig
-from utils.log import LOGGER
+from utils.log import LOGGER, InputError
+
+PATIENCE = 8.0  # seconds for the names of all files; a million take two
 
 # A name up to its last number: p02-c01-f0004 -> p02-c01
 BEFORE_LAST_NUMBER = r"^(.*?)[^0-9A-Za-z]*[A-Za-z]*\d+\D*$"
@@ -18,7 +23,10 @@ def patients(config: DatasetConfig, files: Sequence[Path]) -> list[str] | None:
 
     A name that the pattern does not match is a group of its own.
     """
-    return None if config.group is None else [_first_group(config.group, path.name) for path in files]
+    if config.group is None:
+        return None
+    with _patience(config, "group"):
+        return [_first_group(config.group, path.name) for path in files]
 
 
 def clips(config: DatasetConfig, files: Sequence[Path]) -> list[str] | None:
@@ -31,7 +39,8 @@ def clips(config: DatasetConfig, files: Sequence[Path]) -> list[str] | None:
     if config.clip is None and owners is None:
         return None
     pattern, names = config.clip or BEFORE_LAST_NUMBER, [path.name if config.clip else path.stem for path in files]
-    own = [_first_group(pattern, name) for name in names]
+    with _patience(config, "clip"):
+        own = [_first_group(pattern, name) for name in names]
     if owners is None:
         return own
     return [clip if _begins_with(clip, owner) else f"{owner}/{clip}" for owner, clip in zip(owners, own, strict=True)]
@@ -44,7 +53,8 @@ def _begins_with(clip: str, owner: str) -> bool:
 
 def unmatched(config: DatasetConfig, files: Sequence[Path]) -> list[Path]:
     """The files in whose names the ``group`` pattern finds no patient; none where there is no pattern."""
-    return [path for path in files if config.group is not None and _found(config.group, path.name) is None]
+    with _patience(config, "group"):
+        return [path for path in files if config.group is not None and _found(config.group, path.name) is None]
 
 
 def warn_of_unmatched(config: DatasetConfig, files: Sequence[Path]) -> None:
@@ -55,6 +65,28 @@ def warn_of_unmatched(config: DatasetConfig, files: Sequence[Path]) -> None:
             "%s: group %r finds no patient in %d file names, such as %s; each counts as a patient",
             config.file, config.group, len(alone), alone[0].name,
         )  # fmt: skip
+
+
+@contextmanager
+def _patience(config: DatasetConfig, key: str) -> Iterator[None]:
+    """End a pattern that would search one name for years, as ``(a+)+$`` does; where the system has alarms.
+
+    Only a program's main thread can be given one.
+    """
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def give_up(*_: object) -> None:
+        raise InputError(f"{config.file}: {key}: expected a pattern that finds its group at once, got one without end")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _first_group(pattern: str, name: str) -> str:

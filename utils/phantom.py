@@ -29,6 +29,7 @@ VERSION = 2  # raise it with any change that changes a byte of the data set
 VALVES = ("AR", "MR", "PR", "TR")
 VIEWS = ("PLAX", "PSAX", "A4C")
 RECORD = "phantom.json"
+MOST_FRAMES, MOST_SIDE = 1_000_000, 4096
 Floats = NDArray[np.floating]  # single precision wherever it is a whole frame
 Box = tuple[int, int, int, int]  # left, top, width, height in pixels
 
@@ -48,7 +49,11 @@ class PhantomConfig:
         least = {"patients": 3, "clips": 1, "frames": 1, "height": 96, "width": self.height, "seed": 0}
         for key, value in asdict(self).items():
             if not isinstance(value, int) or value < least[key]:
-                raise InputError(f"phantom {key}: expected a whole number of at least {least[key]}, got {value!r}")
+                raise InputError(f"phantom {key}: expected a whole number of at least {least[key]}, got {value!r:.80}")
+        if max(self.height, self.width) > MOST_SIDE or self.patients * self.clips * self.frames > MOST_FRAMES:
+            raise InputError(
+                f"phantom: expected at most {MOST_FRAMES:,} frames, of at most {MOST_SIDE:,} pixels a side"
+            )
 
 
 @dataclass(frozen=True)
