@@ -6,12 +6,14 @@ import dataclasses
 import json
 import logging
 import math
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.hostile_yaml import yaml_bombs
 from utils.config import (
     ROOT,
     DatasetConfig,
@@ -21,6 +23,8 @@ from utils.config import (
     load_dataset_config,
     load_hyperparameters,
     load_yaml,
+    name_fault,
+    shown,
 )
 from utils.log import LOGGER, InputError
 
@@ -42,6 +46,15 @@ def dataset(tmp_path: Path, **changes: Any) -> DatasetConfig:
     path = tmp_path / "data.yaml"
     path.write_text(yaml.safe_dump({key: value for key, value in content.items() if value is not None}))
     return load_dataset_config(path)
+
+
+def write(tmp_path: Path, content: dict[str, Any]) -> Path:
+    path = tmp_path / "data.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+DATASET: dict[str, Any] = {"path": "data", "train": "images/train", "val": "images/val", "names": ["a", "b"]}
 
 
 # --- hyperparameters -------------------------------------------------------------------------------------------------
@@ -253,10 +266,68 @@ def test_a_path_is_relative_to_the_repository_or_absolute(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)  # the current folder does not matter
     assert dataset(tmp_path).splits["train"] == (ROOT / "images/train",)
     assert dataset(tmp_path, path="sets/mine").splits["train"] == (ROOT / "sets/mine/images/train",)
-    away = dataset(tmp_path, path=str(tmp_path / "x"), train=["a", "../list.txt", "/elsewhere"], test="t")
+    away = dataset(tmp_path, path=str(tmp_path / "x"), train=["a", "b/../list.txt", "/elsewhere"], test="t")
     assert away.root == tmp_path / "x"
-    assert away.splits["train"] == (tmp_path / "x/a", tmp_path / "list.txt", Path("/elsewhere"))
+    assert away.splits["train"] == (tmp_path / "x/a", tmp_path / "x/list.txt", Path("/elsewhere"))
     assert away.splits["test"] == (tmp_path / "x/t",)
+
+
+@pytest.mark.parametrize("entry", ["../secret", "images/../../secret", "..", "../dataset"])
+@pytest.mark.parametrize("several", [False, True])
+def test_a_split_that_leads_out_of_the_dataset_is_an_error(tmp_path: Path, entry: str, several: bool) -> None:
+    root = tmp_path / "data"
+    path = write(tmp_path, {**DATASET, "path": str(root), "val": ["images", entry] if several else entry})
+    with pytest.raises(
+        InputError, match=r"\.yaml: val: expected a place in .*data, or an absolute path, got '.*', outside$"
+    ):
+        load_dataset_config(path)
+
+
+def test_a_split_may_go_up_within_the_dataset_be_absolute_or_lie_beside_a_repository_without_a_path(
+    tmp_path: Path,
+) -> None:
+    root = tmp_path / "data"
+    path = write(tmp_path, {**DATASET, "path": str(root), "train": "a/../images", "val": str(tmp_path / "far")})
+    assert load_dataset_config(path).splits == {"train": (root / "images",), "val": (tmp_path / "far",)}
+    content = {key: value for key, value in DATASET.items() if key != "path"}
+    path = write(tmp_path, {**content, "train": "../datasets/a", "val": "../datasets/b"})
+    assert load_dataset_config(path).splits["train"] == (ROOT.parent / "datasets" / "a",)
+
+
+@pytest.mark.parametrize("name", ["x" * 201, "a\nb", "\x1b[2J", "a\u2028b", "\0"])
+@pytest.mark.parametrize("key", ["names", "view_names"])
+def test_a_name_that_a_table_or_terminal_cannot_show_is_refused(tmp_path: Path, key: str, name: str) -> None:
+    assert name_fault(name) is not None
+    text = yaml.safe_dump({**DATASET, key: ["good", "MARK"]}).replace("MARK", json.dumps(name))
+    path = tmp_path / "odd.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=rf"odd\.yaml: {key}: expected names ") as caught:
+        load_dataset_config(path)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("name", ["AR", "心", "Vierkammer-Blick", "a b", "=1", "<b>", "../x", "\u200d"])
+def test_names_are_data(name: str) -> None:
+    assert name_fault(name) is None and name_fault("\ud800") is not None
+
+
+@pytest.mark.parametrize(
+    "value", [10**5000, "x" * 9999, [[[[["x"] * 99] * 99] * 99] * 99] * 99, {"a": "\x1b[2J" * 99}], ids=range(4)
+)
+def test_a_value_is_shown_in_a_short_printable_text(value: Any) -> None:
+    assert len(shown(value)) <= 200 and shown(value).isprintable()
+
+
+@pytest.mark.parametrize("title", [title for title in yaml_bombs() if title not in ("keys twice", "a set")])
+def test_no_yaml_file_takes_long_or_ends_in_more_than_a_line(tmp_path: Path, title: str) -> None:
+    path = tmp_path / "bomb.yaml"
+    path.write_bytes(yaml_bombs()[title])
+    start = time.process_time()
+    for load in (load_dataset_config, load_hyperparameters):
+        with pytest.raises(InputError, match=r"bomb\.yaml: ") as caught:
+            load(path)
+        assert str(caught.value).isprintable() and len(str(caught.value)) < 1000
+    assert time.process_time() - start < 20
 
 
 def test_the_download_key_is_told_and_not_carried_out(
@@ -286,7 +357,7 @@ def test_the_download_key_is_told_and_not_carried_out(
         (b"\x00\x01", "not a yaml file"),
         (b"a: 2020-13-45\n", "not a yaml file"),
         (b"a: " + b"[" * 5000, "not a yaml file"),
-        (b"# " + b"x" * 1_000_000, "expected a yaml file under 1000000 bytes, got 1000002"),
+        (b"# " + b"x" * 1_000_000, "expected a yaml file under 500000 bytes, got 1000002"),
     ],
     ids=range(10),
 )

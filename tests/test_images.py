@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import struct
-import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from tests.hostile import KINDS
+from tests.hostile_images import claiming, png
 from tests.phantoms import RED, encode, picture, write_image
-from utils.images import error_text, read_bytes, read_image
+from utils.images import MOST_BYTES, claimed_size, error_text, read_bytes, read_image
 from utils.log import InputError
 
 
@@ -63,14 +65,6 @@ def test_exif_rotation_is_applied(tmp_path: Path) -> None:
     assert read_image(path).shape == (32, 24, 3)
 
 
-def huge_png() -> bytes:
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
-
-
 NOISE = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
 
 
@@ -84,7 +78,7 @@ NOISE = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
         ("header.jpg", encode(".jpg", NOISE)[:100], "truncated"),
         ("half.png", encode(".png", NOISE)[:2000], "truncated"),
         ("nearly.png", encode(".png", NOISE)[:-12], "truncated"),
-        ("huge.png", huge_png(), "within OpenCV's limits"),
+        ("huge.png", png(100_000, 100_000), "at most 67,108,864 pixels expected, 100000 x 100000 came"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -95,6 +89,56 @@ def test_a_bad_image_is_an_input_error_on_one_line(tmp_path: Path, name: str, da
         read_image(path)
     message = str(caught.value)
     assert str(path) in message and words in message and "\n" not in message
+
+
+def test_a_file_that_claims_to_be_huge_is_refused_before_it_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
+    found = claiming(32_000, 32_000)
+    assert len(found) > 10
+    for title, (name, data) in found.items():
+        path = tmp_path / name
+        path.write_bytes(data)
+        with pytest.raises(
+            InputError, match=r"at most 67,108,864 pixels|is not an image that OpenCV can decode"
+        ) as caught:
+            read_image(path)
+        assert len(str(caught.value)) < 500, title
+
+
+def test_every_format_says_its_size_before_it_is_decoded(tmp_path: Path) -> None:
+    for name, data in KINDS["image"].seeds(tmp_path):
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+        assert image is not None and claimed_size(data) == (image.shape[1], image.shape[0]), name
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_large_tiff_says_its_size(order: str) -> None:
+    tags = struct.pack(f"{order}HHQHHIHHQQ", 256, 3, 1, 7, 0, 0, 257, 16, 1, 9)
+    data = struct.pack(f"{order}2sHHHQQ", b"II" if order == "<" else b"MM", 43, 8, 0, 16, 2) + tags
+    assert claimed_size(data) == (7, 9)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(InputError, match=r"pipe\.png.*a pipe came"):
+        read_image(tmp_path / "pipe.png")
+
+
+def test_a_file_larger_than_any_image_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "large.png").open("wb") as file:
+        file.truncate(MOST_BYTES + 1)
+    with pytest.raises(InputError, match=r"large\.png.*bytes expected"):
+        read_image(tmp_path / "large.png")
+
+
+@pytest.mark.parametrize("name", ["a\0.png", "x" * 5000 + ".png"])
+def test_a_name_that_no_file_has_is_told_in_a_short_line(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read_image(tmp_path / name)
+    assert len(str(caught.value)) < 800 and str(caught.value).isprintable()
 
 
 def test_a_missing_image_and_a_folder_are_input_errors(tmp_path: Path) -> None:
