@@ -168,7 +168,7 @@ def test_a_line_that_ends_in_a_whole_figure_is_left_out_too_if_it_is_not_ended(t
 
 WRONG = {
     "nothing is called so": (None, "expected the balance.csv of a training: .*No such file"),
-    "a picture": (b"\x89PNG\r\n\x1a\n\x00\x00\xff", "expected the balance.csv of a training: .*decode"),
+    "a picture": (b"\x89PNG\r\n\x1a\n\x00\x00\xff", "balance.csv of a training, got something else: .*decode"),
     "results.csv": (
         b"               epoch,      train/box_loss\n 0, 1\n",
         "expected columns epoch, step, .*train/box_loss",

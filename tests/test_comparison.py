@@ -10,7 +10,19 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 
-from utils.comparison import COLUMNS, OF_BOXES, OF_VIEWS, Column, Comparison, Run, cell, csv_rows, ends, markdown
+from utils.comparison import (
+    COLUMNS,
+    OF_BOXES,
+    OF_VIEWS,
+    Column,
+    Comparison,
+    Run,
+    cell,
+    csv_rows,
+    differences_csv,
+    ends,
+    markdown,
+)
 from utils.intervals import interval
 from utils.paired import FEWEST_UNITS, Measured
 from utils.view_metrics import Floats
@@ -172,6 +184,14 @@ def test_differences_stand_in_the_file_and_on_the_screen_only_those_beyond_the_n
     assert "| a - b | R | +0.100 |" in whole and "| a - b | R |" not in short
     assert "95% over patients" in whole
     assert "## Runs" in whole and "| a | 0 | runs/a-seed0 |" in whole and "## Runs" not in short
+
+
+def test_names_in_the_csv_files_are_no_formulas_and_negative_figures_stay_numbers() -> None:
+    evil = "=HYPERLINK(1)"
+    found = comparison(of(evil, mAP_05=drawn(0.5)), of("b", mAP_05=drawn(0.6)))
+    assert {row["method"] for row in rows_of(csv_rows(found))} == {f"'{evil}", "b"}
+    lines = differences_csv(found)
+    assert f"'{evil}" in lines and "-0.1" in lines and "'-0" not in lines
 
 
 def test_the_csv_has_a_row_a_training_and_four_a_method() -> None:

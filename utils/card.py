@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from utils.checkpoint import Trained
-from utils.config import hyperparameters_from, plain
+from utils.config import hyperparameters_from, name_fault, plain
 from utils.log import InputError
 
 KEY = "echo"
@@ -131,8 +131,8 @@ def read(card: Mapping[str, Any], path: Path, kind: str) -> Export:
 def _check(content: Mapping[str, Any], path: Path) -> None:
     """Raise an InputError for the first value that is not what the scripts rely on."""
     checks = {
-        "names": (_are_words, "a list of words"),
-        "view_names": (_are_words, "a list of words"),
+        "names": (_are_words, "a list of names"),
+        "view_names": (_are_words, "a list of names"),
         "image_size": (_is_size, "a positive number of pixels"),
         "rect": (lambda value: isinstance(value, bool), "true or false"),
         "hyp": (lambda value: isinstance(value, dict), "hyperparameters"),
@@ -149,7 +149,7 @@ def _check(content: Mapping[str, Any], path: Path) -> None:
 
 
 def _are_words(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(word, str) for word in value)
+    return isinstance(value, list) and all(isinstance(word, str) and not name_fault(word) for word in value)
 
 
 def _is_size(value: Any) -> bool:
