@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from torch import Tensor
 from models.heads import Detect
 from models.yolo import Network
 from utils.boxes import pair_iou
-from utils.config import Hyperparameters
+from utils.config import ROOT, Hyperparameters, load_hyperparameters
 from utils.log import InputError
-from utils.loss import DetectionLoss, JointLoss, ViewLoss, assign
+from utils.loss import DetectionLoss, JointLoss, TaskLosses, ViewLoss, assign
 
 ROWS, COLUMNS = 8, 16  # of the level that boxes are assigned to below
 NO_BOXES = torch.zeros(0, 6)
@@ -348,3 +349,55 @@ def test_a_batch_of_views_of_weight_zero_has_loss_zero(hyp: Hyperparameters) -> 
     loss.backward()
     assert loss.item() == 0
     assert logits.grad is not None and not logits.grad.any()
+
+
+class Together:
+    """Sums over processes that run one after the other: the first round listens, the second answers."""
+
+    def __init__(self) -> None:
+        self.heard: list[Tensor] = []
+        self.answers: Iterator[Tensor] | None = None
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        if self.answers is not None:
+            return next(self.answers).clone()
+        self.heard.append(tensor.clone())
+        return tensor
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_shares_of_two_processes_sum_to_the_loss_of_the_whole_batch(joint: Network, cut: int) -> None:
+    hyp = dataclasses.replace(
+        load_hyperparameters(ROOT / "hyp" / "joint_training_rules.yaml"), view_class_weights=(1.0, 2.0, 0.5)
+    )
+    whole = JointLoss.of(joint, hyp, 64)
+    torch.manual_seed(0)
+    output = joint(torch.rand(4, 3, 64, 64))
+    assert output.view is not None
+    boxes = torch.rand(9, 6) * 0.4 + 0.2
+    boxes[:, 0], boxes[:, 1] = torch.tensor([0, 0, 0, 1, 2, 3, 3, 3, 3]), torch.arange(9) % 4
+    views = torch.tensor([0, 1, -1, 2])
+    expected = whole(output.raw, output.view, boxes, views)
+    parts = []
+    for rows in (slice(0, cut), slice(cut, 4)):
+        own = boxes[(boxes[:, 0] >= rows.start) & (boxes[:, 0] < rows.stop)].clone()
+        own[:, 0] -= rows.start
+        parts.append(([level[rows] for level in output.raw], output.view[rows], own, views[rows]))
+    listeners = [Together(), Together()]
+    for listener, part in zip(listeners, parts, strict=True):
+        whole.over(listener)(*part)
+    sums = [first + second for first, second in zip(*(listener.heard for listener in listeners), strict=True)]
+    shares = []
+    for listener, part in zip(listeners, parts, strict=True):
+        listener.answers = iter(sums)
+        shares.append(whole.over(listener)(*part))
+    assert {share.frames for share in shares} == {expected.frames} == {4}
+    torch.testing.assert_close(sum(share.columns() for share in shares), expected.columns())
+    heads = [*output.raw, output.view]
+    gradients = torch.autograd.grad(_summed(shares), heads, retain_graph=True)
+    for mine, other in zip(gradients, torch.autograd.grad(_summed([expected]), heads), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-8)
+
+
+def _summed(shares: Sequence[TaskLosses]) -> Tensor:
+    return torch.stack([loss for share in shares for loss in share.by_task()]).sum()

@@ -134,7 +134,10 @@ def joined(environment: Mapping[str, str] = os.environ) -> Processes:
     found = Processes(rank, size, local_rank, max(local_size, 1), _launch(environment), restarts)
     if size > 1 and not torch.distributed.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        torch.distributed.init_process_group(backend)
+        store, _, _ = next(torch.distributed.rendezvous("env://", rank, size))
+        # torchrun's store outlives the processes: without a prefix, those of a restart find the addresses of the dead
+        fresh = torch.distributed.PrefixStore(f"restart{restarts}", store)
+        torch.distributed.init_process_group(backend, store=fresh, rank=rank, world_size=size)
     return found
 
 
