@@ -8,6 +8,7 @@ torchrun --nproc_per_node 4 detect.py --weights best.pt --source archive --name 
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -20,13 +21,14 @@ from utils.detection import Detection, with_first
 from utils.devices import keep_memory
 from utils.files import new_run_folder
 from utils.flags import COMMON, DOWNLOAD, IMGSZ, Flag, check_range, from_keywords, parse
-from utils.log import LOGGER, InputError, run_script
+from utils.interrupt import Interrupts
+from utils.launch import placed, quiet_unless_main
+from utils.log import LOGGER, InputError, Interrupted, run_script
 from utils.outputs import has_screen
 from utils.predict import Predictor, load
+from utils.processes import here
 from utils.runtimes import BATCH_SIZES, open_weights, usual_batch
-from utils.shards import here
 from utils.sources import FRAMES_AHEAD, Source, open_source
-from utils.stopping import Stopped, Wish, stoppable, with_exit_code
 
 FLAGS = (
     Flag("weights", "", "checkpoint of a training, also YOLOv5's own, or what export.py made of one", nargs="+"),
@@ -81,41 +83,42 @@ def main(options: argparse.Namespace) -> Path:
     if options.view_img and not has_screen():
         raise InputError("--view-img: expected a screen, but neither DISPLAY nor WAYLAND_DISPLAY is set")
     keep_memory()
-    place = here()
+    processes = here()
     source = open_source(options.source, options.vid_stride)
     one_start = source.live or options.view_img
-    if one_start and (place.world > 1 or options.resume):
-        asked = "torchrun: one process" if place.world > 1 else "--resume: a source of files without --view-img"
+    if one_start and (processes.size > 1 or options.resume):
+        asked = "torchrun: one process" if processes.size > 1 else "--resume: a source of files without --view-img"
         raise InputError(f"{asked} expected, got {'a camera or stream' if source.live else '--view-img'}")
-    place.settle()
+    quiet_unless_main(processes, heard=logging.WARNING)
+    device, threads = placed(options.device, 0, processes, shared=True)
     found = open_weights(weights, options.download)
     predictor = load(
-        found, place.device(options.device), options.imgsz,
+        found, device, options.imgsz,
         True if options.half else options.amp, options.conf_thres, options.iou_thres, options.classes,
-        options.agnostic_nms, options.max_det, options.calibrate,
+        options.agnostic_nms, options.max_det, options.calibrate, threads,
     )  # fmt: skip
     names, view_names = shown_names(options, predictor)
     size = batch_size(options, source, predictor)
     source.ahead = max(size, FRAMES_AHEAD)
-    detection = Detection(options, predictor, names, view_names, size, place.rank == 0)
-    with stoppable() as wish:
+    detection = Detection(options, predictor, names, view_names, size)
+    with Interrupts() as interrupts:
         if one_start:
-            return watch(source, detection, wish)
+            return watch(source, detection, interrupts)
         settings = settings_of(options, detection, found.path)
-        if options.resume or place.by_torchrun:
-            return detect_shared(source, detection, settings, place, wish)
-        return detect_anew(source, detection, settings, wish)
+        if options.resume or processes.launch:
+            return detect_shared(source, detection, settings, processes, interrupts)
+        return detect_anew(source, detection, settings, interrupts)
 
 
-def watch(source: Source, detection: Detection, wish: Wish) -> Path:
+def watch(source: Source, detection: Detection, interrupts: Interrupts) -> Path:
     """Detect in a camera, a stream or a window until it ends."""
     options = detection.options
     with closing(iter(source)) as arriving:
         first = next(arriving)  # a source that cannot be read ends here, before there is a folder
         folder = new_run_folder(from_root(options.project), options.name, options.exist_ok)
-        detection.work(with_first(first, arriving), source.total, detection.writer(folder), wish)
-    if wish.number is not None:
-        raise Stopped(wish.number, f"interrupted; {detection.frames} frames are in {folder}")
+        detection.work(with_first(first, arriving), source.total, detection.writer(folder), interrupts)
+    if interrupts.signal:
+        raise Interrupted(interrupts.signal, f"{detection.frames} frames are in {folder}")
     print(detection.summary())
     print(f"Results in {folder}")
     return folder
@@ -153,4 +156,4 @@ def run(**keywords: Any) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(with_exit_code(main), parse(FLAGS, __doc__ or "")))
+    sys.exit(run_script(main, parse(FLAGS, __doc__ or "")))

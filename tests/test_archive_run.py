@@ -21,17 +21,16 @@ from utils.archive_run import digest, going_on
 from utils.draw import save
 from utils.flags import parse
 from utils.ledger import PROGRESS
-from utils.log import InputError
+from utils.log import InputError, Interrupted
 from utils.predict import Prediction
-from utils.shards import Place
 from utils.sources import Frame
-from utils.stopping import Stopped
 from utils.writer import Writer
 
 
 @pytest.fixture(autouse=True)
 def threads_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Place, "settle", lambda self: None)
+    monkeypatch.setattr(detect, "placed", lambda device, threads, processes, shared: (device, threads))
+    monkeypatch.setattr(detect, "quiet_unless_main", lambda processes, heard: None)
 
 
 @pytest.fixture
@@ -107,9 +106,11 @@ def test_what_was_found_before_a_signal_is_kept_and_not_done_again(
     archive = make_archive(tmp_path / "longer", stills=5, videos=(4, 40))
     plain = detected(archive)
     taken = stop_after(frames, number)
-    with pytest.raises(Stopped, match=r"of 7 files are finished; to go on: run.*name='exp2', resume=True") as stopped:
+    with pytest.raises(
+        Interrupted, match=r"of 7 files are finished; to go on: run.*name='exp2', resume=True"
+    ) as stopped:
         detected(archive)
-    assert stopped.value.number == number
+    assert stopped.value.signal == number
     run, written = plain.parent / "exp2", [(frame.path.name, frame.number) for frame in taken]
     assert frames <= len(taken) < 49
     with (run / "predictions.csv").open(newline="") as file:
@@ -127,7 +128,7 @@ def test_what_was_found_before_a_signal_is_kept_and_not_done_again(
 
 def test_a_batch_in_hand_is_written_before_the_end(archive: Path, stop_after: Any) -> None:
     taken = stop_after(1)
-    with pytest.raises(Stopped):
+    with pytest.raises(Interrupted):
         detected(archive, batch_size=4)
     assert len(taken) >= 4 and len(taken) % 4 == 0
 
@@ -194,7 +195,7 @@ def plain_folder(archive: Path) -> Path:
 
 def test_exist_ok_without_resume_starts_anew(archive: Path, stop_after: Any) -> None:
     stop_after(3)
-    with pytest.raises(Stopped):
+    with pytest.raises(Interrupted):
         detected(archive)
     stop_after(10**6)
     run = detected(archive, exist_ok=True, conf_thres=0.6)
@@ -283,4 +284,4 @@ def test_a_signal_ends_a_process_with_its_code_and_the_command_to_go_on(tmp_path
     assert process.returncode == 143, errors
     lines = [line for line in errors.splitlines() if "interrupted" in line]
     assert len(lines) == 1 and lines[0].endswith("--name 'a b' --resume")
-    assert re.match(r"ERROR: interrupted; \d+ of 13 files are finished; to go on: python /", lines[0])
+    assert re.match(r"ERROR: interrupted: \d+ of 13 files are finished; to go on: python /", lines[0])

@@ -22,6 +22,8 @@ LEAVES: dict[str, set[str]] = {
     "utils.schedule": set(),
     "utils.log": set(),
     "utils.files": {"utils.log"},
+    "utils.processes": {"utils.log"},
+    "utils.interrupt": {"utils.log"},
 }
 MODELS_MAY_USE = {"utils.boxes", "utils.log"}
 MAY_IMPORT_MODELS = {

@@ -11,7 +11,7 @@ import pytest
 from utils import ledger as module
 from utils.ledger import PROGRESS, Ledger, absolute, forget
 from utils.log import InputError
-from utils.shards import Place
+from utils.processes import Processes
 
 SETTINGS = {"--conf-thres": 0.25, "--classes": None, "--data": (("a", "b"), ())}
 
@@ -33,7 +33,7 @@ def done(ledger: Ledger, *indexes: int, failure: str | None = None) -> None:
 
 
 def todo(ledger: Ledger, rank: int = 0, world: int = 1) -> list[str]:
-    return [path.name for path in ledger.todo(Place(rank, world, rank, world))]
+    return [path.name for path in ledger.todo(Processes(rank, world, rank, world))]
 
 
 def test_a_second_start_goes_on_with_what_is_not_finished(tmp_path: Path) -> None:

@@ -12,17 +12,17 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 from utils.config import from_root
 from utils.detection import Detection, with_first
 from utils.files import check_name, new_run_folder, write_text, write_whole
+from utils.interrupt import Interrupts
 from utils.ledger import Ledger, absolute, forget
-from utils.log import LOGGER, InputError
+from utils.log import LOGGER, InputError, Interrupted
 from utils.outputs import CSV_HEADER
-from utils.shards import Place
+from utils.processes import ALONE, Processes
 from utils.sources import Source
-from utils.stopping import Stopped, Wish
 
 # Options that results depend on, beside weights, source, image size and names.
 MATTER = (
@@ -57,7 +57,7 @@ def digest(path: Path) -> str:
     return found.hexdigest()
 
 
-def detect_anew(source: Source, detection: Detection, settings: dict[str, Any], wish: Wish) -> Path:
+def detect_anew(source: Source, detection: Detection, settings: dict[str, Any], interrupts: Interrupts) -> Path:
     """Detect in files by this process alone, into a new folder; a ledger lies there until all are finished."""
     options = detection.options
     source = replace(source, files=list({absolute(path): path for path in source.files}.values()))
@@ -71,25 +71,27 @@ def detect_anew(source: Source, detection: Detection, settings: dict[str, Any], 
         ledger.add(source.files)
         try:
             writer = detection.writer(folder, ledger, source.failures)
-            ended = detection.work(with_first(first, arriving), source.total, writer, wish)
+            ended = detection.work(with_first(first, arriving), source.total, writer, interrupts)
             if ended:
                 _record_failures(ledger, source)
         finally:
             Totals(ledger).write(options.save_csv)
     if not ended:
-        _stop(ledger, detection, wish)
+        _stop(ledger, detection, interrupts)
     forget(folder)
     print(detection.summary())
     print(f"Results in {folder}")
     return folder
 
 
-def detect_shared(source: Source, detection: Detection, settings: dict[str, Any], place: Place, wish: Wish) -> Path:
+def detect_shared(
+    source: Source, detection: Detection, settings: dict[str, Any], processes: Processes, interrupts: Interrupts
+) -> Path:
     """Detect in this process's share of what is not finished yet in ``project/name``; the last one puts all together.
 
     Raises:
         InputError: the run there was begun with other settings; none of its files could be read.
-        Stopped: a signal came; what was found is written.
+        Interrupted: a signal came; what was found is written.
     """
     options = detection.options
     check_name(options.name)
@@ -97,31 +99,31 @@ def detect_shared(source: Source, detection: Detection, settings: dict[str, Any]
     ledger = Ledger(folder, settings, options.exist_ok)
     ledger.add(source.files)
     worked = False
-    while files := ledger.todo(place):
-        if not worked and place.rank == 0 and (before := len(ledger.finished())):
+    while files := ledger.todo(processes):
+        if not worked and processes.main and (before := len(ledger.finished())):
             LOGGER.info("%s: %d of %d files are finished, going on", folder, before, len(ledger.entries))
         worked = True
         part = replace(source, files=files, failures={}, several=True, share=True)
         with closing(iter(part)) as arriving:
             writer = detection.writer(folder, ledger, part.failures)
-            ended = detection.work(arriving, part.total, writer, wish)
+            ended = detection.work(arriving, part.total, writer, interrupts)
         if not ended:
-            _stop(ledger, detection, wish, place)
+            _stop(ledger, detection, interrupts, processes)
         _record_failures(ledger, part)
     done, count = len(ledger.finished() | ledger.skipped()), len(ledger.entries)
     if done < count:  # others are at the rest; the last of them will see all finished
-        LOGGER.info("the share of process %d is finished; %d of %d files are not", place.rank, count - done, count)
+        LOGGER.info("the share of process %d is finished; %d of %d files are not", processes.rank, count - done, count)
         return folder
     complete = ledger.place / f"complete-{count}"
     if complete.is_file() and not worked:
-        if not ledger.skipped() and (place.world == 1 or ledger.first(f"nothing to do {place.start}")):
+        if not ledger.skipped() and (processes.size == 1 or ledger.first(f"nothing to do {processes.start}")):
             print(f"All {count} files are finished already; results in {folder}")
         return folder
     totals = Totals(ledger)
     totals.write(options.save_csv)
     complete.touch()
     ledger.clear_drafts()
-    if place.world == 1 or ledger.first(f"{totals} {place.start}"):
+    if processes.size == 1 or ledger.first(f"{totals} {processes.start}"):
         if not totals.frames:
             raise InputError(f"{source.name}: none of its {count} files can be read; first {totals.failures[0]}")
         print(totals)
@@ -193,15 +195,15 @@ def _record_failures(ledger: Ledger, source: Source) -> None:
     ledger.flush()
 
 
-def _stop(ledger: Ledger, detection: Detection, wish: Wish, place: Place | None = None) -> None:
-    """Raise a :class:`Stopped` whose message says what is finished and how to go on; of many processes one says it."""
-    assert wish.number is not None
-    place = place or Place()
+def _stop(ledger: Ledger, detection: Detection, interrupts: Interrupts, processes: Processes = ALONE) -> NoReturn:
+    """Leave after a signal, and say what is finished and how to go on; of torchrun's processes one says it."""
+    assert interrupts.signal
+    if processes.launch and not ledger.first(f"stopped {processes.start}"):
+        raise Interrupted(interrupts.signal, None)
     count = f"{len(ledger.finished())} of {len(ledger.entries)} files are finished"
-    if place.by_torchrun:
-        told = not ledger.first(f"stopped {place.start}")
-        raise Stopped(wish.number, "" if told else f"interrupted; {count}; to go on, start the same torchrun again")
-    raise Stopped(wish.number, f"interrupted; {count}; to go on: {going_on(detection.options, ledger.folder)}")
+    again = f": {going_on(detection.options, ledger.folder)}"
+    again = ", start the same torchrun again" if processes.launch else again
+    raise Interrupted(interrupts.signal, f"{count}; to go on{again}")
 
 
 def going_on(options: argparse.Namespace, folder: Path) -> str:

@@ -9,12 +9,12 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from utils.interrupt import Interrupts
 from utils.ledger import Ledger
 from utils.log import progress
 from utils.predict import Predictor
 from utils.runtimes import described
 from utils.sources import FRAMES_AHEAD, Frame
-from utils.stopping import Wish
 from utils.writer import BackgroundWriter, Writer
 
 
@@ -27,7 +27,6 @@ class Detection:
         predictor: of the network.
         names, view_names: to show.
         size: frames that the network takes at once.
-        shows_progress: whether this process has a progress bar.
         seconds, frames, boxes: of the network; seen; found.
     """
 
@@ -36,7 +35,6 @@ class Detection:
     names: tuple[str, ...]
     view_names: tuple[str, ...]
     size: int
-    shows_progress: bool = True
     seconds: float = 0.0
     frames: int = 0
     boxes: int = 0
@@ -50,13 +48,14 @@ class Detection:
         return writer if self.options.view_img else BackgroundWriter(writer, max(self.size, FRAMES_AHEAD))
 
     def work(
-        self, arriving: Generator[Frame, None, None], total: int | None, writer: Writer | BackgroundWriter, wish: Wish
-    ) -> bool:
+        self, arriving: Generator[Frame, None, None], total: int | None, writer: Writer | BackgroundWriter,
+        interrupts: Interrupts,
+    ) -> bool:  # fmt: skip
         """Detect in all frames and write what is found; False where a signal or the user's window ended it early.
 
         What the network has seen is written in any case, and then the writer is closed.
         """
-        shown = progress(arriving, "detection", total=total, unit="frame") if self.shows_progress else arriving
+        shown = progress(arriving, "detection", total=total, unit="frame")
         with writer as writing:
             for batch in batches(shown, self.size):
                 start = time.perf_counter()
@@ -65,7 +64,7 @@ class Detection:
                 self.frames, self.boxes = self.frames + len(batch), self.boxes + sum(map(len, predictions))
                 if not all(writing.take(*pair) for pair in zip(batch, predictions, strict=True)):
                     return False
-                if wish.number is not None:
+                if interrupts.signal:
                     return False
             writing.complete()
         return True

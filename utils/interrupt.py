@@ -1,4 +1,4 @@
-"""Signals that ask a training to end: it saves where it stands, then leaves. Nothing is installed at import."""
+"""Signals that ask a script to end: what it has in hand is saved, then it leaves. Nothing is installed at import."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ PATIENCE = 1.0  # seconds after which another Ctrl-C is meant as one; a launcher
 class Interrupts:
     """Notes SIGINT and SIGTERM while it is entered, for whoever asks at a moment when stopping does no harm.
 
-    A second Ctrl-C ends at once. Outside the main thread, as in some notebooks, no handler can be installed, and
-    nothing is noted.
+    Of the signals that follow only a Ctrl-C counts, and only after :data:`PATIENCE`: it ends at once. Outside the main
+    thread, as in some notebooks, no handler can be installed, and nothing is noted.
 
     Attributes:
         signal: the one that came, or 0.
@@ -51,9 +51,9 @@ class Interrupts:
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
         """Within, a signal raises where it meets the program: for work that may be cut anywhere."""
-        self.check()
         self._at_once = True
         try:
+            self.check()  # what comes before this line is seen here, what comes after it raises by itself
             yield
         finally:
             self._at_once = False
@@ -66,6 +66,5 @@ class Interrupts:
             return
         self.signal, self._when = number, time.monotonic()
         if self._at_once:
-            self._at_once = False
             raise Interrupted(number)
-        LOGGER.info("Stopping at the end of this step, to save where it stands; Ctrl-C once more ends at once")
+        LOGGER.info("Stopping once what is in hand is saved; Ctrl-C once more ends at once")

@@ -1,11 +1,13 @@
-"""A training as torchrun launches it, in several processes: where each computes, and which folder is theirs."""
+"""A script as torchrun launches it, in several processes: where each computes, who speaks, whose folder it is."""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 
+import cv2
 import torch
 
 from utils.checkpoint import Checkpoint
@@ -18,19 +20,34 @@ from utils.resume import read_or_predecessor
 MARK = "launch.json"  # in a run's folder: which start of torchrun it belongs to
 
 
-def placed(device: str, threads: int, processes: Processes) -> tuple[str, int]:
-    """``--device`` and ``--threads`` of this process: a GPU of its own if there are any, else its part of the cores."""
+def placed(device: str, threads: int, processes: Processes, shared: bool = False) -> tuple[str, int]:
+    """``--device`` and ``--threads`` of this process: a GPU of its own if there are any, and its part of the cores.
+
+    OpenCV, which no flag is for, is given its part here.
+
+    Args:
+        device, threads: as the user typed them, which counts; "" and 0 where nothing was typed.
+        shared: processes may share a GPU where there are more of them; those that send each other tensors cannot.
+    """
     if processes.local_size == 1:
         return device, threads
     if device == "" and torch.cuda.is_available():
-        device = str(processes.local_rank)
-    return device, threads or max(cores() // processes.local_size, 1)
+        device = str(processes.local_rank % torch.cuda.device_count() if shared else processes.local_rank)
+    part = max(cores() // processes.local_size, 1)
+    cv2.setNumThreads(part)
+    if os.environ.get("OMP_NUM_THREADS", "1") != "1":  # torchrun sets 1 where the user has set nothing
+        return device, threads
+    return device, threads or part
 
 
-def quiet_unless_main(processes: Processes) -> None:
-    """Let one process speak for all of what all of them would say; errors come from each."""
+def quiet_unless_main(processes: Processes, heard: int = logging.ERROR) -> None:
+    """Let one process speak for all of what all of them would say.
+
+    Args:
+        heard: level of what comes from each all the same: warnings, too, where each works on files of its own.
+    """
     if not processes.main:
-        LOGGER.setLevel(logging.ERROR)
+        LOGGER.setLevel(heard)
 
 
 def run_folder(project: Path, name: str, exist_ok: bool, processes: Processes) -> Path:

@@ -22,7 +22,7 @@ from typing import Any
 from utils.files import sync_disk, write_text
 from utils.log import InputError, printable
 from utils.outputs import UniqueNames
-from utils.shards import Place
+from utils.processes import Processes
 from utils.sources import is_video
 
 PROGRESS = ".progress"
@@ -84,12 +84,12 @@ class Ledger:
         """A file's place in the plan."""
         return self._by_path[absolute(path)]
 
-    def todo(self, place: Place) -> list[Path]:
+    def todo(self, processes: Processes) -> list[Path]:
         """This process's share of what is not finished, each file once a start; also of what could not be read."""
         self._read_plan()  # another process may have listed more files
         finished = self.finished()
         kinds = ([e for e in self.entries if not e.video], [e for e in self.entries if e.video])
-        mine = sorted(entry.index for kind in kinds for entry in place.share(kind))  # of the long ones as many each
+        mine = sorted(entry.index for kind in kinds for entry in processes.share(kind))  # of the long ones as many each
         due = [index for index in mine if index not in finished and index not in self._handed_out]
         self._handed_out.update(due)
         return [self.entries[index].path for index in due]

@@ -33,10 +33,10 @@ class Interrupted(Exception):
 
     Attributes:
         signal: its number; a shell sees 128 more than it as the exit code.
-        hint: how to go on, for the user.
+        hint: how to go on, for the user; None where another process says so, and this one is to say nothing.
     """
 
-    def __init__(self, number: int, hint: str = "") -> None:
+    def __init__(self, number: int, hint: str | None = "") -> None:
         super().__init__(f"interrupted{': ' if hint else ''}{hint}")
         self.signal, self.hint = number, hint
 
@@ -103,7 +103,8 @@ def run_script(main: Callable[[argparse.Namespace], object], options: argparse.N
         LOGGER.error("interrupted")
         return 130
     except Interrupted as error:
-        LOGGER.error(one_line(error))
+        if error.hint is not None:
+            LOGGER.error(one_line(error))
         return 128 + error.signal
     except BrokenPipeError:  # the reader of our output left (`... | head`): nothing to report, and nowhere to
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  (kept open: the interpreter flushes it at exit)

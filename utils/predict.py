@@ -258,12 +258,14 @@ def load(
     agnostic: bool = False,
     max_det: int = 1000,
     calibrate: bool = False,
+    threads: int = 0,
 ) -> Predictor:
     """Load a checkpoint of a training; the image size is the training's unless given.
 
     Args:
         weights: the file, or what :func:`utils.runtimes.open_weights` has read of it.
         calibrate: divide the view's logits by the temperature that was fitted on validation.
+        threads: see :func:`utils.devices.select_compute`.
 
     Raises:
         InputError: no such checkpoint or device; no temperature in it; a threshold out of its range.
@@ -278,7 +280,7 @@ def load(
     if calibrate and temperature is None:
         raise InputError(f"{found.path}: --calibrate: expected a temperature fitted on validation, got none")
     check_precision(found, amp)
-    compute = select_compute(device, amp)
+    compute = select_compute(device, amp, threads)
     network = start(found, compute)
     return Predictor(
         network=network,

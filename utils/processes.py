@@ -1,14 +1,16 @@
-"""The processes of one training, as torchrun starts them: which one this is, and what they tell each other. A leaf.
+"""Processes that torchrun starts together: which one this is, and what those of a training tell each other. A leaf.
 
-Each loads its share of every batch; gradients and losses are *summed*, because each process divides by what all of
-them hold. One of them, rank 0, writes files. A script that is started without torchrun is :data:`ALONE`.
+In a training each loads its share of every batch; gradients and losses are *summed*, because each process divides by
+what all of them hold. One of them, rank 0, writes files. A detection's processes tell each other nothing
+(:func:`here`). A script that is started without torchrun is :data:`ALONE`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+import socket
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
@@ -24,7 +26,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among all of a training.
+    """This process among all that torchrun has started together.
 
     Attributes:
         rank: its number, from 0.
@@ -43,8 +45,17 @@ class Processes:
 
     @property
     def main(self) -> bool:
-        """Whether this is the process that writes files."""
+        """Whether this is the process that speaks for all, and writes what all have made together."""
         return self.rank == 0
+
+    @property
+    def start(self) -> str:
+        """One text for those that one torchrun has started on this machine at once, and for no others."""
+        return "-".join((self.launch, str(self.restarts), socket.gethostname(), str(os.getppid())))
+
+    def share(self, items: Sequence[T]) -> list[T]:
+        """Every ``size``-th item: nothing is agreed on while work goes on, so nothing can be waited for in vain."""
+        return list(items[self.rank :: self.size])
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over all processes, the same bits in each; changes ``tensor``."""
@@ -118,27 +129,44 @@ ALONE = Processes()
 
 
 def joined(environment: Mapping[str, str] = os.environ) -> Processes:
-    """Meet the other processes that torchrun has started; :data:`ALONE` without it.
-
-    Raises:
-        InputError: torchrun's variables make no sense.
-    """
-    if "WORLD_SIZE" not in environment:
-        return ALONE
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT")
-    try:
-        numbers = [int(environment.get(name, "0")) for name in names]
-    except ValueError as error:
-        raise InputError(f"{', '.join(names)}: expected whole numbers in the environment: {error}") from error
-    rank, size, local_rank, local_size, restarts = numbers
-    found = Processes(rank, size, local_rank, max(local_size, 1), _launch(environment), restarts)
-    if size > 1 and not torch.distributed.is_initialized():
+    """:func:`here`, once the processes have met and can tell each other something."""
+    found = here(environment)
+    if found.size > 1 and not torch.distributed.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         store, _, _ = next(torch.distributed.rendezvous("env://", rank, size))
         # torchrun's store outlives the processes: without a prefix, those of a restart find the addresses of the dead
         fresh = torch.distributed.PrefixStore(f"restart{restarts}", store)
         torch.distributed.init_process_group(backend, store=fresh, rank=rank, world_size=size)
     return found
+
+
+def here(environment: Mapping[str, str] = os.environ) -> Processes:
+    """This process by torchrun's variables; :data:`ALONE` without them. It meets no other.
+
+    Raises:
+        InputError: a variable is no number, or a rank is not below its number of processes.
+    """
+    if "WORLD_SIZE" not in environment and "RANK" not in environment:
+        return ALONE
+    rank, size = _rank(environment, "RANK", "WORLD_SIZE")
+    local_rank, local_size = _rank(environment, "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    restarts = _number(environment, "TORCHELASTIC_RESTART_COUNT", "0")
+    return Processes(rank, size, local_rank, local_size, _launch(environment), restarts)
+
+
+def _rank(environment: Mapping[str, str], rank: str, size: str) -> tuple[int, int]:
+    """A rank and its number of processes, by the variables' names."""
+    number, count = _number(environment, rank, "0"), _number(environment, size, "1")
+    if not number < count:
+        raise InputError(f"{rank}: expected a number below {size}, {count}, got {number}")
+    return number, count
+
+
+def _number(environment: Mapping[str, str], name: str, default: str) -> int:
+    text = environment.get(name, default)
+    if not text.isdecimal():
+        raise InputError(f"{name}: expected a whole number, as torchrun sets it, got {text!r}")
+    return int(text)
 
 
 def _launch(environment: Mapping[str, str]) -> str:
