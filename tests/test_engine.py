@@ -16,7 +16,16 @@ from models.yolo import Network, Output, classifier_description
 from utils.config import ROOT, Hyperparameters, load_hyperparameters, load_yaml
 from utils.dataset import EchoDataset, build_loader
 from utils.devices import Compute
-from utils.engine import MultiScale, Thresholds, evaluate, restore_buffers, train_one_epoch
+from utils.engine import (
+    BAD_STEPS,
+    EpochProgress,
+    MultiScale,
+    NotFiniteError,
+    Thresholds,
+    evaluate,
+    restore_buffers,
+    train_one_epoch,
+)
 from utils.loss import JointLoss, TaskLosses
 from utils.optim import RunningMean, build_optimizer
 from utils.schedule import Schedule
@@ -115,11 +124,45 @@ def test_a_gradient_that_is_not_finite_changes_no_weight_and_is_counted(
     result = train_one_epoch(
         network, loader, criterion, optimizer, spy, mean, schedule(), CPU, 0, record=rows.append, interference_every=1
     )
-    assert result.skipped == len(loader)
+    assert result.skipped == result.in_a_row == len(loader) < BAD_STEPS
+    assert (result.batches, result.counted) == (len(loader), 0) and all(map(math.isnan, result.losses))
     assert not spy.seen and not rows  # what did not happen is neither balanced nor recorded
     assert mean.updates == 0
     for name, parameter in network.named_parameters():
         assert torch.equal(parameter, before[name]), name
+    with pytest.raises(NotFiniteError) as caught:  # a bad row of steps does not end with the epoch
+        train_one_epoch(
+            network, loader, criterion, optimizer, spy, mean, schedule(), CPU, 1,
+            progress=EpochProgress(in_a_row=result.in_a_row, bad_frames=result.bad_frames),
+        )  # fmt: skip
+    assert caught.value.steps == BAD_STEPS and caught.value.frames[: len(dataset)] == list(range(len(dataset)))
+
+
+def test_one_bad_step_counts_neither_in_the_losses_nor_against_those_after_it(
+    dataset: EchoDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = tiny_network()
+    criterion, optimizer, mean = parts(network)
+    loader, calls = build_loader(dataset, 5, 0), 0
+    original = JointLoss.__call__
+
+    def poisoned_once(self: JointLoss, *arguments: Tensor) -> TaskLosses:
+        nonlocal calls
+        calls += 1
+        losses = original(self, *arguments)  # type: ignore[arg-type]
+        assert losses.view is not None
+        return losses._replace(view=losses.view * math.nan) if calls == 2 else losses
+
+    monkeypatch.setattr(JointLoss, "__call__", poisoned_once)
+    seen: list[tuple[int, int]] = []
+    result = train_one_epoch(
+        network, loader, criterion, optimizer, Balancer((1.0, 0.2)), mean, schedule(), CPU, 0,
+        after_step=lambda progress: seen.append((progress.batches, progress.in_a_row)),
+    )  # fmt: skip
+    assert (result.skipped, result.in_a_row, result.bad_frames) == (1, 0, [])
+    assert result.counted == mean.updates == len(loader) - 1
+    assert all(map(math.isfinite, result.losses))
+    assert seen == [(n + 1, int(n == 1)) for n in range(len(loader))]
 
 
 def test_the_balancer_sees_unweighted_losses_and_norms_once_a_step(dataset: EchoDataset) -> None:

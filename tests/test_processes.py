@@ -75,12 +75,18 @@ def test_variables_that_are_wrong(read: Any, name: str, value: str, words: str) 
 
 @pytest.mark.parametrize(("cuda", "backend"), [(False, "gloo"), (True, "cpu:gloo,cuda:nccl")])
 def test_joining_opens_the_group_once(cuda: bool, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[str] = []
+    opened: list[dict[str, Any]] = []
+    stores = iter([(torch.distributed.HashStore(), 1, 4)])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.setattr(torch.distributed, "init_process_group", opened.append)
+    monkeypatch.setattr(torch.distributed, "rendezvous", lambda *_: stores)
+    monkeypatch.setattr(
+        torch.distributed, "init_process_group", lambda name, **rest: opened.append({"name": name} | rest)
+    )
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: bool(opened))
     assert joined(GIVEN) == joined(GIVEN) == here(GIVEN)
-    assert opened == [backend]
+    (group,) = opened
+    assert (group["name"], group["rank"], group["world_size"]) == (backend, here(GIVEN).rank, here(GIVEN).size)
+    assert isinstance(group["store"], torch.distributed.PrefixStore)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 20])

@@ -10,14 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
 import train
 import train_dual_backbone
 from tests.scripts import phantom_yaml, tiny_cfg
-from tests.torchrun import assert_same_run, kill, results, started, steps, wait_for, weights
+from tests.torchrun import assert_same_pair, assert_same_run, kill, results, started, steps, wait_for
 from utils import checkpoint
 from utils.config import ROOT
 from utils.log import InputError, Interrupted
@@ -137,12 +135,7 @@ def test_two_backbones_are_gone_on_with_from_any_step(
     assert kill(process, signal.SIGTERM) == 143, log.read_text()[-2000:]
     assert "python train_dual_backbone.py --resume" in log.read_text()
     assert train_dual_backbone.run(resume=str(run / "weights" / "last.pt")) == run
-    np.testing.assert_equal(results(run), results(left))
-    for part in ("detector", "classifier"):
-        first, second = weights(left / part), weights(run / part)
-        assert all(torch.equal(tensor, second[name]) for name, tensor in first.items()), part
-    first, second = weights(left, "last", "ema"), weights(run, "last", "ema")
-    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    assert_same_pair(left, run)
 
 
 def test_more_epochs_may_be_asked_for_and_fewer_not(place: Path) -> None:

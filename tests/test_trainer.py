@@ -14,7 +14,7 @@ from models.yolo import fused
 from tests.test_engine import CPU, hyperparameters, parts, schedule, tiny_network
 from utils.checkpoint import Checkpoint
 from utils.dataset import EchoDataset, build_loader
-from utils.engine import Evaluation, Speed, inference_copy
+from utils.engine import BAD_STEPS, Evaluation, Speed, inference_copy
 from utils.log import InputError
 from utils.metrics import detection_figures
 from utils.trainer import Learner, Plan, Training, fit, frame_weights, restore
@@ -31,19 +31,24 @@ def plan(folder: Path) -> Plan:
     return Plan(folder, names, views, 64, False, hyperparameters())
 
 
-def test_a_loss_that_is_not_finite_stops_with_one_line_and_keeps_the_checkpoint(
-    dataset: EchoDataset, tmp_path: Path
+def test_losses_that_stay_not_finite_stop_with_one_line_and_keep_the_checkpoint(
+    dataset: EchoDataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    good, loader = learner(), build_loader(dataset, 8, 0)
+    good, loader = learner(), build_loader(dataset, 4, 0)
     good.schedule = replace(good.schedule, epochs=1)
     fit(Training(good, loader, loader, plan(tmp_path), CPU))
     before = (tmp_path / "weights" / "last.pt").read_bytes()
     bad = learner()
     with torch.no_grad():
         next(bad.network.parameters()).fill_(torch.nan)
-    with pytest.raises(InputError, match=r"epoch 1: the loss is not finite.*last\.pt"):
+    assert len(loader) > BAD_STEPS
+    with pytest.raises(
+        InputError, match=r"epoch 1: 5 steps in a row with a loss .*; the last good state is in .*last\.pt"
+    ):
         fit(Training(bad, loader, loader, plan(tmp_path), CPU))
     assert (tmp_path / "weights" / "last.pt").read_bytes() == before
+    named = [line for line in caplog.messages if line.startswith("in a step that was not finite: ")]
+    assert named == [f"in a step that was not finite: {file}" for file in dataset.files[: 4 * BAD_STEPS]]
 
 
 def test_the_inference_copy_gives_the_networks_own_answers() -> None:

@@ -79,13 +79,25 @@ def results(run: Path) -> list[dict[str, float]]:
 def assert_same_run(one: Path, other: Path) -> None:
     """Both runs ended alike, bit for bit: weights, their mean, logs, and what was found in every frame."""
     for name, key in (("last", "network"), ("last", "ema"), ("best", "ema")):
-        first, second = weights(one, name, key), weights(other, name, key)
-        assert first.keys() == second.keys()
-        differing = [tensor for tensor in first if not torch.equal(first[tensor], second[tensor])]
-        assert not differing, f"{name}.pt: {key}: {len(differing)} tensors differ, such as {differing[0]}"
+        _assert_same_tensors(weights(one, name, key), weights(other, name, key), f"{name}.pt: {key}")
     np.testing.assert_equal(results(one), results(other))
     np.testing.assert_equal(read_balance(one / "balance.csv"), read_balance(other / "balance.csv"))
     with np.load(one / "outcomes.npz") as first_file, np.load(other / "outcomes.npz") as second_file:
         assert first_file.files == second_file.files
         for name in first_file.files:
             np.testing.assert_array_equal(first_file[name], second_file[name], err_msg=name)
+
+
+def assert_same_pair(one: Path, other: Path) -> None:
+    """Both runs of two networks ended alike, bit for bit: weights of both, their mean, the log."""
+    for part in ("detector", "classifier"):
+        for name, key in (("last", "network"), ("best", "ema")):
+            _assert_same_tensors(weights(one / part, name, key), weights(other / part, name, key), f"{part}: {name}.pt")
+    _assert_same_tensors(weights(one, "last", "ema"), weights(other, "last", "ema"), "last.pt")
+    np.testing.assert_equal(results(one), results(other))
+
+
+def _assert_same_tensors(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor], name: str) -> None:
+    assert first.keys() == second.keys(), name
+    differing = [tensor for tensor in first if not torch.equal(first[tensor], second[tensor])]
+    assert not differing, f"{name}: {len(differing)} tensors differ, such as {differing[0]}"

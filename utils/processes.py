@@ -133,10 +133,10 @@ def joined(environment: Mapping[str, str] = os.environ) -> Processes:
     found = here(environment)
     if found.size > 1 and not torch.distributed.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        store, _, _ = next(torch.distributed.rendezvous("env://", rank, size))
+        store, _, _ = next(torch.distributed.rendezvous("env://", found.rank, found.size))
         # torchrun's store outlives the processes: without a prefix, those of a restart find the addresses of the dead
-        fresh = torch.distributed.PrefixStore(f"restart{restarts}", store)
-        torch.distributed.init_process_group(backend, store=fresh, rank=rank, world_size=size)
+        fresh = torch.distributed.PrefixStore(f"restart{found.restarts}", store)
+        torch.distributed.init_process_group(backend, store=fresh, rank=found.rank, world_size=found.size)
     return found
 
 

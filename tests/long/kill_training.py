@@ -1,0 +1,91 @@
+"""Does a training that is killed at random moments, and gone on with, end as one that was left alone?
+
+    python tests/long/kill_training.py
+    python tests/long/kill_training.py --script train_dual_backbone.py --kills 5
+
+A tiny network on phantom frames. SIGKILL reaches the whole process group, each time after a random share of the seconds
+that the whole training takes; the run is gone on with, and killed again, until one start sees its end. Then the next one
+begins. Exit code 1 where a run ends otherwise, or cannot be gone on with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.scripts import phantom_yaml, tiny_cfg
+from tests.torchrun import assert_same_pair, assert_same_run, kill, started
+from utils.flags import Flag, parse
+from utils.log import InputError, progress, run_script
+
+SCRIPTS = {"train.py": assert_same_run, "train_dual_backbone.py": assert_same_pair}
+FLAGS = (
+    Flag("script", "train.py", "", choices=[*SCRIPTS]),
+    Flag("kills", 20, "in all", int),
+    Flag("save-steps", 2, "of the training", int),
+    Flag("seed", 0, "of the moments", int),
+    Flag("traceback", False, "show where an error arose"),
+)
+
+
+def main(options: argparse.Namespace) -> None:
+    """Train, kill, go on, compare."""
+    moments = random.Random(options.seed)
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        flags = [
+            "--data", str(phantom_yaml(place)), "--cfg", str(tiny_cfg(place)), "--img", "64", "--batch", "6", "--epochs",
+            "4", "--project", str(place), "--noplots", "--bootstrap", "0", "--threads", "1", "--save-steps",
+            str(options.save_steps),
+        ]  # fmt: skip
+        if options.script == "train_dual_backbone.py":
+            flags += ["--classifier", "yolov5n"]
+        begun = time.monotonic()
+        trained(options.script, [*flags, "--name", "whole"], place, None)
+        longest = time.monotonic() - begun
+        kills = runs = 0
+        with progress((), "kills", total=options.kills, unit="kill") as bar:
+            while kills < options.kills:
+                runs += 1
+                run = place / f"killed{runs}"
+                going_on = [*flags, "--name", run.name]
+                while not trained(
+                    options.script, going_on, place, moments.uniform(0, longest) if kills < options.kills else None
+                ):
+                    kills += 1
+                    bar.update()
+                    last = run / "weights" / "last.pt"
+                    going_on = ["--resume", str(last)] if last.is_file() else [*flags, "--name", run.name, "--exist-ok"]
+                SCRIPTS[options.script](place / "whole", run)
+        print(
+            f"{options.script}: {kills} kills in {runs} runs, each of which ended as the one that was left alone, bit for bit"
+        )
+
+
+def trained(script: str, flags: list[str], place: Path, seconds: float | None) -> bool:
+    """Run a script for so long at most, then kill it; whether it came to its end.
+
+    Raises:
+        InputError: it ended by itself, in an error.
+    """
+    log = place / "log.txt"
+    process = started(script, *flags, log=log)
+    try:
+        code = process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        kill(process)
+        return False
+    if code:
+        raise InputError(f"{script} {' '.join(flags)}: exit code {code}: {log.read_text()[-1000:]}")
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, parse(FLAGS, __doc__ or "")))
