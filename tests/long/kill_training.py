@@ -3,9 +3,8 @@
     python tests/long/kill_training.py
     python tests/long/kill_training.py --script train_dual_backbone.py --kills 5
 
-A tiny network on phantom frames. SIGKILL reaches the whole process group, each time after a random share of the seconds
-that the whole training takes; the run is gone on with, and killed again, until one start sees its end. Then the next one
-begins. Exit code 1 where a run ends otherwise, or cannot be gone on with.
+A tiny network on phantom frames. SIGKILL reaches the whole process group, each time after a random share of the time that
+the whole training takes; the run is gone on with, and killed again, until it has ended. Then the next one begins. Exit code 1 where a run ends otherwise, or cannot be gone on with.
 """
 
 from __future__ import annotations
@@ -41,8 +40,8 @@ def main(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         flags = [
-            "--data", str(phantom_yaml(place)), "--cfg", str(tiny_cfg(place)), "--img", "64", "--batch", "6", "--epochs",
-            "4", "--project", str(place), "--noplots", "--bootstrap", "0", "--threads", "1", "--save-steps",
+            "--data", str(phantom_yaml(place)), "--cfg", str(tiny_cfg(place)), "--project", str(place), "--img", "64",
+            "--batch", "6", "--epochs", "4", "--noplots", "--bootstrap", "0", "--threads", "1", "--save-steps",
             str(options.save_steps),
         ]  # fmt: skip
         if options.script == "train_dual_backbone.py":
@@ -51,22 +50,23 @@ def main(options: argparse.Namespace) -> None:
         trained(options.script, [*flags, "--name", "whole"], place, None)
         longest = time.monotonic() - begun
         kills = runs = 0
-        with progress((), "kills", total=options.kills, unit="kill") as bar:
+        nothing: tuple[int, ...] = ()
+        with progress(nothing, "kills", total=options.kills, unit="kill") as bar:
             while kills < options.kills:
                 runs += 1
                 run = place / f"killed{runs}"
-                going_on = [*flags, "--name", run.name]
-                while not trained(
-                    options.script, going_on, place, moments.uniform(0, longest) if kills < options.kills else None
-                ):
+                last, going_on = run / "weights" / "last.pt", [*flags, "--name", run.name]
+                while True:
+                    patience = moments.uniform(0, longest) if kills < options.kills else None
+                    if trained(options.script, going_on, place, patience):
+                        break
                     kills += 1
                     bar.update()
-                    last = run / "weights" / "last.pt"
+                    if (run / "metrics.json").is_file():  # what was killed had nothing left to do
+                        break
                     going_on = ["--resume", str(last)] if last.is_file() else [*flags, "--name", run.name, "--exist-ok"]
                 SCRIPTS[options.script](place / "whole", run)
-        print(
-            f"{options.script}: {kills} kills in {runs} runs, each of which ended as the one that was left alone, bit for bit"
-        )
+        print(f"{options.script}: {kills} kills in {runs} runs; each ended as the one that was left alone, bit for bit")
 
 
 def trained(script: str, flags: list[str], place: Path, seconds: float | None) -> bool:

@@ -2,8 +2,8 @@
 
     python tests/long/two_nodes.py
 
-Two launchers stand for the nodes, on this machine, with a process each; they meet at a port of the loopback address. Exit
-code 1 where weights, logs or what was found differ in a single bit, or a second folder was made.
+Two launchers stand for the nodes, on this machine, with a process each; they meet at a port of the loopback address.
+Exit code 1 where weights, logs or what was found differ in a single bit, or a second folder was made.
 """
 
 from __future__ import annotations
