@@ -8,7 +8,6 @@ python compare.py --methods static gradnorm --grid gradnorm_alpha=0,0.5,1,1.5 --
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import re
 import sys
@@ -48,6 +47,7 @@ from utils.loggers import read_history, read_results
 from utils.outcomes import Outcomes
 from utils.paired import Measured
 from utils.pretrained import IMAGENET
+from utils.report import figure_of, read_metrics
 from utils.resume import ended
 from utils.study import check_installed, open_study, work
 from utils.trainings import DUAL, Training, parse_grid, plan_trainings, write_hyps
@@ -314,12 +314,9 @@ def losses(content: Mapping[str, Any], views: int) -> dict[str, float]:
 def spent(folder: Path) -> dict[str, float]:
     """What a run's training took, as far as its folder says."""
     path = folder / "metrics.json"
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))["settings"] if path.is_file() else {}
-        known = {"minutes": settings.get("training_seconds", math.nan) / 60}
-        return known | {"peak_memory_gb": settings.get("peak_memory_bytes", math.nan) / 1e9}
-    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise InputError(f"{path}: expected the figures of a training, got something else: {error!s:.200}") from error
+    content = read_metrics(path) if path.is_file() else {}
+    seconds, held = (figure_of(content, path, "settings", key) for key in ("training_seconds", "peak_memory_bytes"))
+    return {"minutes": seconds / 60, "peak_memory_gb": held / 1e9}
 
 
 def _at(content: Any, place: Sequence[str]) -> float:

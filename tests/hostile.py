@@ -7,8 +7,10 @@ anything but a result or one clear line.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
+import math
 import os
 import time
 import zipfile
@@ -21,6 +23,8 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
+import train
+from models.balancer import Balancer
 from models.yolo import Network
 from tests.hostile_images import images, images_nasty, read_image_file, read_video, videos, videos_nasty
 from tests.hostile_parts import (
@@ -39,6 +43,7 @@ from tests.hostile_parts import (
     damages,
     replaced,
 )
+from tests.hostile_runs import CARDS, METRICS, OUTCOMES
 from tests.hostile_texts import (
     LINES,
     balance_seeds,
@@ -72,10 +77,15 @@ from tests.hostile_yaml import (
 )
 from tests.phantoms import encode, make_dataset
 from utils import checkpoint
-from utils.config import ROOT, load_hyperparameters, load_yaml, name_fault
+from utils.config import ROOT, load_hyperparameters, load_yaml, name_fault, plain
+from utils.engine import EpochProgress
 from utils.files import write_text
+from utils.flags import from_keywords
+from utils.leakage import Fingerprint
 from utils.log import InputError, one_line
 from utils.loggers import COLUMNS, read_history
+from utils.operating import OperatingPoint
+from utils.resume import read_or_predecessor, resumed_options
 from utils.runtimes import open_weights
 
 
@@ -271,6 +281,87 @@ def _read_checkpoint(path: Path) -> None:
     assert not any(map(name_fault, (*found.names, *found.view_names)))
     assert isinstance(found, checkpoint.Checkpoint)
     found.build()
+    OperatingPoint.from_content(found.content.get("operating"), found.path)
+    if found.content.get("trained_on") is not None:
+        Fingerprint.from_content(found.content["trained_on"], found.path)
+
+
+# --- what a training goes on from -------------------------------------------------------------------------------------
+
+
+@cache
+def _resumable_content() -> dict[str, Any]:
+    content = dict(_checkpoint_content())
+    network = Network(NETWORK)
+    optimizer = torch.optim.SGD(network.parameters(), 0.1, 0.9)
+    network(torch.zeros(1, 3, 64, 64)).raw[0].sum().backward()
+    optimizer.step()
+    options = vars(from_keywords(train.FLAGS, {"epochs": 4}))
+    return content | {
+        "network": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "balancer": Balancer((1.0, 1.0)).state_dict(),
+        "random": torch.Generator().get_state(),
+        "options": {**plain(options), "typed": ["epochs"]},
+        "frame_weights": torch.ones(3, dtype=torch.float64),
+        "progress": dataclasses.asdict(EpochProgress(batches=2)),
+        "updates": 7,
+        "best_fitness": 0.5,
+        "best_epoch": 2,
+        "seconds": 1.5,
+        "finished": False,
+    }
+
+
+def _resumables_made(_: Path) -> st.SearchStrategy[Named]:
+    whole = _resumable_content()
+    keys = sorted(set(whole) - set(checkpoint.REQUIRED))
+    options = sorted(whole["options"])
+    values = VALUES | st.sampled_from(
+        [torch.zeros(0), torch.zeros(2, 3), torch.tensor(math.nan), {"a": torch.zeros(1)}]
+    )
+
+    def changed(key: str, value: Any, inner: Sequence[tuple[int, Any]], option: str) -> Named:
+        content = dict(whole)
+        if key == "options" and option:
+            content[key] = {**content[key], option: value}
+        elif inner and isinstance(content[key], dict) and key not in ("network", "options"):
+            content[key] = replaced(content[key], inner)
+        elif value == "":
+            del content[key]
+        else:
+            content[key] = value
+        return "last.pt", _saved(content)
+
+    return st.builds(changed, st.sampled_from(keys), values, st.just([]) | CHANGES, st.sampled_from(["", *options]))
+
+
+def _resumables_nasty(_: Path) -> dict[str, Named]:
+    whole = _resumable_content()
+    network, optimizer = whole["network"], whole["optimizer"]
+    first = next(iter(network))
+    contents = {
+        "weights of another shape": {"network": {**network, first: torch.zeros(3)}},
+        "weights that are missing": {"network": {n: t for n, t in network.items() if n != first}},
+        "weights that are nobody's": {"ema": {**whole["ema"], "x": torch.zeros(1)}},
+        "an optimizer of nothing": {"optimizer": {}},
+        "an optimizer of other shapes": {
+            "optimizer": {**optimizer, "state": {0: {"momentum_buffer": torch.zeros(7, 7, 7)}}}
+        },
+        "random numbers that are none": {"random": torch.zeros(10, dtype=torch.uint8)},
+        "frames of negative weight": {"frame_weights": torch.tensor([-1.0, 1.0])},
+        "progress of a megabyte": {"progress": {"x" * 1_000_000: 1}},
+        "options of a megabyte": {"options": {**whole["options"], "data": ["x" * 1_000_000]}},
+        "epochs that are a word": {"options": {**whole["options"], "epochs": "many"}},
+        "no epochs": {"options": {"data": "x.yaml"}},
+    }
+    return {title: ("last.pt", _saved({**whole, **content})) for title, content in contents.items()}
+
+
+def _read_resumable(path: Path) -> None:
+    found = read_or_predecessor(path)
+    options = from_keywords(train.FLAGS, {})
+    resumed_options(found, options, train.FLAGS)
 
 
 # --- all kinds --------------------------------------------------------------------------------------------------------
@@ -306,6 +397,13 @@ KINDS: Mapping[str, Kind] = {
         (b"PK\x03\x04", b"PK\x05\x06", b"data.pkl"),
         _checkpoints_made,
     ),
+    "resumed": Kind(
+        lambda _: [("last.pt", _saved(_resumable_content()))],
+        _resumables_nasty,
+        _read_resumable,
+        (b"PK\x03\x04", b"data.pkl"),
+        _resumables_made,
+    ),
     "results": Kind(
         results_seeds,
         tables_nasty("results.csv", results_seeds),
@@ -327,6 +425,9 @@ KINDS: Mapping[str, Kind] = {
         (b"{", b"[", b"null"),
         json_made("training_history.json", history_contents),
     ),
+    "outcomes": OUTCOMES,
+    "metrics": METRICS,
+    "card": CARDS,
     "video": Kind(
         lambda _: videos(), videos_nasty, read_video, (b"RIFF", b"00dc", b"moov", b"mdat", b"\xff\xff\xff\x00")
     ),

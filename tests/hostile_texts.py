@@ -212,6 +212,7 @@ def tables_nasty(name: str, seeds: Callable[[Path], Sequence[Named]]) -> Callabl
             "infinite": sound.replace(b"0.5", b"inf"),
             "no line break": sound[:-1],
             "returns": sound.replace(b"\n", b"\r"),
+            "endless epochs": header + b"\n" + row.replace(b"0", b"inf", 1),
             "huge epochs": header + b"\n" + row.replace(b"0", b"1e300", 1),
         }
         return {title: (name, content) for title, content in contents.items()}
@@ -225,6 +226,7 @@ def read_results_file(path: Path) -> None:
     for row in read_rows(path.parent)[-1:]:
         block([row], [], 0.0, 0.0)
     assert all(isinstance(value, float) for row in rows for value in row.values())
+    format_results(rows)
 
 
 def read_balance_file(path: Path) -> None:

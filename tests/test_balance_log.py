@@ -175,7 +175,7 @@ WRONG = {
     ),
     "columns in another order": (b"step,epoch\n1,0\n", "expected columns epoch, step, ..., got .step,epoch."),
     "a word": (b"epoch,step,loss/det\n0,1,low\n", ":2: expected numbers: .*'low'"),
-    "one endless line": (b"x" * 200_000 + b"\n", "expected the balance.csv of a training: field larger"),
+    "one endless line": (b"x" * 200_000 + b"\n", "expected the balance.csv of a training, got something else: a line"),
     "a header of two lines": (b'"a\nb",c\n', "expected columns epoch, step"),
     "a short row": (b"epoch,step,loss/det\n0,1\n0,2,1\n", ":2: expected 3 numbers, got 2"),
     "a long row": (b"epoch,step,loss/det\n0,1,0.5,7\n", ":2: expected 3 numbers, got 4"),
@@ -286,3 +286,16 @@ def test_the_sentence_counts_the_steps_that_were_compared_and_writes_large_ratio
     assert "in 100% of 1 steps the tasks pulled" in summary(rows).sentence()
     assert "200 times as large" in summary(rows).sentence()
     assert "the tasks would have pulled" in summary(rows, "detached").sentence()
+
+
+@pytest.mark.parametrize("cells", ["inf,1", "0,nan", "0,1e300", "-1,1", "0.5,1"])
+def test_an_epoch_or_step_that_is_none_is_refused_before_it_is_written_again(tmp_path: Path, cells: str) -> None:
+    (tmp_path / "balance.csv").write_text(f"epoch,step,loss/det\n{cells},1\n")
+    with pytest.raises(InputError, match=r"balance\.csv:2: expected whole numbers"):
+        read_balance(tmp_path / "balance.csv")
+
+
+def test_more_columns_than_a_trunk_has_layers_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "balance.csv").write_text("epoch,step" + ",a" * 3000 + "\n")
+    with pytest.raises(InputError, match=r"expected at most 2000 columns, got 3002"):
+        read_balance(tmp_path / "balance.csv")

@@ -68,6 +68,9 @@ def test_an_export_of_another_program_is_refused(other: Any) -> None:
         ("nms", {"conf_thres": 0.1, "iou_thres": "x", "max_det": 3, "agnostic": False}),
         ("trained_on", {"hashes": {"shape": [3, 72], "data": "AAAA"}}), ("trained_on", 5),
         ("trained_on", {"hashes": {"shape": [2, 72], "data": "%"}}),
+        ("trained_on", {"hashes": {"shape": [1e999], "data": "AAAA"}}), ("operating", [1]), ("figures", {"map50": "x"}),
+        ("permuted_labels", -1), ("date", 5), ("stride", 10**30),
+        ("nms", {"conf_thres": 7, "iou_thres": 0.5, "max_det": 3, "agnostic": False}),
     ],
     ids=str,
 )  # fmt: skip
@@ -80,7 +83,15 @@ def test_a_damaged_value_is_one_line_that_names_the_file(key: str, value: Any) -
         assert key in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "5", "null", None, 7])
+@pytest.mark.parametrize("key", ["names", "precision", "device", "format"])
+def test_a_value_of_a_megabyte_is_not_printed_whole(key: str) -> None:
+    content = {**json.loads(words()["echo"]), key: "x" * 1_000_000}
+    with pytest.raises(InputError) as caught:
+        card.read({"echo": json.dumps(content)}, HERE, "onnx")
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "5", "null", None, 7, "[" * 100_000])
 def test_a_card_that_is_no_json_mapping_is_one_line(text: Any) -> None:
     with pytest.raises(InputError, match=r"best\.onnx: expected (its|a) card"):
         card.read({"echo": text}, HERE, "onnx")

@@ -178,3 +178,24 @@ def test_a_mapped_checkpoint_is_the_same_one_and_may_be_replaced_while_it_is_hel
     checkpoint.save(path, content(network(seed=1)))
     for name, tensor in whole.content["ema"].items():
         assert torch.equal(held.content["ema"][name], tensor), name
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("figures", [0.5]), ("figures", {"map50": "high"}), ("operating", "x"), ("operating", {"confidence": [1]}),
+        ("trained_on", "all"), ("trained_on", {"hash": "x", "patients": [1], "hashes": torch.zeros(1, 72)}),
+        ("options", ["epochs"]), ("epochs", "four"), ("epochs", {"detector": -1}), ("progress", 3),
+        ("frame_weights", [1.0]), ("permuted_labels", -1), ("finished", "yes"), ("date", 5), ("git", b"x"),
+        ("optimizer", []), ("network", {"a": 1}), ("options", "x" * 1_000_000),
+    ],
+    ids=lambda value: str(value)[:20],
+)  # fmt: skip
+def test_what_need_not_be_there_is_checked_where_it_is(tiny: Network, tmp_path: Path, key: str, value: Any) -> None:
+    path = tmp_path / "a.pt"
+    checkpoint.save(path, {**content(tiny), key: value})
+    with pytest.raises(InputError, match=rf"a\.pt: {key}: expected") as caught:
+        checkpoint.read(path)
+    assert len(str(caught.value).replace(str(path), "")) < 400
+    checkpoint.save(path, {**content(tiny), key: None})
+    checkpoint.read(path)

@@ -17,7 +17,7 @@ from tests.hostile_parts import Case, Fault, Kind
 from utils.log import InputError
 
 SMALL = 3_000_000  # bytes of a file made by hand that is read here; the larger ones are in the long test
-EXAMPLES = {"video": 15, "checkpoint": 25}
+EXAMPLES = {"video": 15, "checkpoint": 20, "resumed": 20, "outcomes": 30, "metrics": 30, "card": 30}
 
 
 @pytest.fixture(scope="module")

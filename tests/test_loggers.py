@@ -203,3 +203,10 @@ def test_files_of_before_a_column_was_there_are_read_with_nan_in_it(tmp_path: Pa
         assert math.isnan(rows[0]["leakage/patients"]) and rows[0]["epoch"] == 1
     RunLogger(tmp_path, 1, tensorboard=False).log({"epoch": 1.0})
     assert len(read_results(tmp_path / "results.csv")) == 2
+
+
+@pytest.mark.parametrize("epoch", ["nan", "inf"])
+def test_a_row_of_no_epoch_is_refused_before_it_is_written_again(tmp_path: Path, epoch: str) -> None:
+    (tmp_path / "results.csv").write_text(f"epoch,train/box_loss\n{epoch},1\n")
+    with pytest.raises(InputError, match=r"results\.csv: expected the rows of a training"):
+        read_results(tmp_path / "results.csv")

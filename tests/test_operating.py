@@ -62,5 +62,5 @@ def test_a_checkpoint_gives_it_back(point: OperatingPoint, tmp_path: Path) -> No
      {"confidence": 0.5, "temperature": 0.0}, {"confidence": float("nan"), "temperature": None}, "x"],
 )  # fmt: skip
 def test_anything_else_in_a_checkpoint_is_one_line(content: Any) -> None:
-    with pytest.raises(InputError, match=r"best\.pt: expected"):
+    with pytest.raises(InputError, match=r"best\.pt: operating: expected"):
         OperatingPoint.from_content(content, Path("best.pt"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from utils.devices import select_compute
 from utils.engine import Evaluation, Thresholds, evaluate, inference_copy
 from utils.log import InputError
 from utils.metrics import detection_figures
-from utils.outcomes import Outcomes, load, outcomes_of, pooled, save
+from utils.outcomes import MOST_UNPACKED, Outcomes, load, outcomes_of, pooled, save
 from utils.view_metrics import view_figures
 
 VIEWS = ("PLAX", "PSAX", "A4C")
@@ -94,3 +96,41 @@ def test_parts_of_other_classes_do_not_pool_and_unnamed_patients_stay_unnamed() 
     with pytest.raises(InputError, match="same classes"):
         pooled([first, replace(first, names=("A", "B", "C", "D"))])
     assert pooled([first, replace(first, patients=None)]).patients is None
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "words"),
+    [
+        ("confidence", np.array([{"a": 1}], object), "kind"),
+        ("confidence", np.zeros(3), "shape"),
+        ("confidence", np.full(576, np.nan), "confidence: expected 0 to 1"),
+        ("predicted", np.full(576, 4), "predicted: expected 0 to 3"),
+        ("frame", np.full(576, 48), "frame: expected 0 to 47"),
+        ("true_views", np.full(48, 3), "true_views: expected -1 to 2"),
+        ("patients", np.array(["a"]), "patients: expected 48"),
+        ("names", np.array(["\x1b[2J"] * 4), "control characters"),
+        ("files", np.zeros(48), "kind"),
+    ],
+)
+def test_columns_that_do_not_go_together_are_one_line(tmp_path: Path, name: str, column: Any, words: str) -> None:
+    whole = outcomes()
+    columns = {f.name: np.array(getattr(whole, f.name)) for f in fields(Outcomes)}
+    np.savez(tmp_path / "outcomes.npz", allow_pickle=True, **{**columns, name: column})
+    with pytest.raises(InputError, match=rf"outcomes\.npz: expected the outcomes.*{words}"):
+        load(tmp_path / "outcomes.npz")
+
+
+def test_what_claims_more_than_a_file_can_hold_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "outcomes.npz"
+    np.savez_compressed(path, confidence=np.zeros(20_000_000))
+    with pytest.raises(InputError, match="claim 160,000"):
+        load(path)
+
+
+def test_a_large_evaluation_is_well_within_the_bounds(tmp_path: Path) -> None:
+    whole = outcomes(patients=40, frames=50, detections=100)
+    save(tmp_path / "outcomes.npz", whole)
+    with zipfile.ZipFile(tmp_path / "outcomes.npz") as archive:
+        claimed = sum(entry.file_size for entry in archive.infolist())
+    assert claimed < MOST_UNPACKED / 5 * (tmp_path / "outcomes.npz").stat().st_size
+    assert same(load(tmp_path / "outcomes.npz"), whole)

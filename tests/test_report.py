@@ -14,7 +14,8 @@ from tests.simulated import few
 from utils import curves, diagrams
 from utils.assessment import Assessment, assess
 from utils.engine import Evaluation
-from utils.report import interval_of, metrics, write_figures
+from utils.log import InputError
+from utils.report import figure_of, interval_of, metrics, read_metrics, write_figures
 from utils.table import table
 
 WARNING = "2 of 3 patients of val are in the training part, too"
@@ -89,3 +90,29 @@ def test_figures_are_written_and_each_carries_the_warning(
     titles.clear()
     write_figures(assess(replace(few(views=False), patients=None, clips=None), draws=0), tmp_path)
     assert "view_reliability.png" not in titles and WARNING not in titles["PR_curve.png"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "1", "[" * 100_000, '{"warnings": 3}', '{"warnings": [1]}', '{"a": ' + "9" * 5000 + "}", "\ud800"],
+)
+def test_a_metrics_json_of_something_else_is_one_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "metrics.json"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(InputError, match=r"metrics\.json: .*expected") as caught:
+        read_metrics(path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+    with pytest.raises(InputError, match="no such file"):
+        read_metrics(tmp_path / "absent.json")
+
+
+@pytest.mark.parametrize("value", ["0.5", True, [1], {}, 10**400, float("inf")])
+def test_a_figure_is_a_number_or_is_not_there(tmp_path: Path, value: object) -> None:
+    path = tmp_path / "metrics.json"
+    with pytest.raises(InputError, match=r"metrics\.json: view.accuracy: expected a number"):
+        figure_of({"view": {"accuracy": value}}, path, "view", "accuracy")
+    with pytest.raises(InputError, match=r"metrics\.json: view.accuracy: expected it in a mapping"):
+        figure_of({"view": [value]}, path, "view", "accuracy")
+    for content in ({}, {"view": None}, {"view": {"accuracy": None}}):
+        assert np.isnan(figure_of(content, path, "view", "accuracy"))
+    assert figure_of({"map50": 1}, path, "map50") == 1.0

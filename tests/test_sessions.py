@@ -103,3 +103,11 @@ def test_a_missing_runtime_is_one_line_with_what_to_install(
     with pytest.raises(InputError, match=f"{package} is not installed; pip install") as caught:
         start(open_weights(path), CPU)
     assert path.name in str(caught.value)
+
+
+def test_outputs_of_other_classes_or_views_than_the_card_says_are_refused(fixed: Path) -> None:
+    found = open_weights(fixed)
+    assert isinstance(found, Export)
+    for other in (replace(found, names=found.names[:2]), replace(found, view_names=("a", "b"))):
+        with pytest.raises(InputError, match=r"expected outputs of .* as its card says, got shapes"):
+            start(other, CPU)(sample((1, 64, 96)))

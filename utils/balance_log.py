@@ -5,18 +5,23 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.files import read_text, write_text
+from utils.files import write_text
 from utils.log import InputError, printable
 
 COLUMNS = ("epoch", "step")
-MAX_BYTES = 1_000_000_000  # a million steps; what is read takes several times as much memory
+MAX_BYTES = 1_000_000_000  # of a million steps and more
+MOST_COLUMNS = 2000  # some, and one a layer of the trunk
+MOST_CELLS = 200_000_000  # ten million steps; at most 70 bytes of memory each
+LONGEST_LINE = 32 * MOST_COLUMNS
+LAST_STEP = 10**12
 Rows = list[dict[str, float]]
 
 
@@ -86,26 +91,48 @@ def read_balance(path: Path) -> Rows:
         InputError: no such file, or something else in it.
     """
     try:
-        text = read_text(path, MAX_BYTES, "the balance.csv of a training")
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise InputError(
+                f"{path}: expected the balance.csv of a training, of at most {MAX_BYTES:,} bytes: {size:,}"
+            )
+        with path.open(encoding="utf-8") as file:
+            return _rows(path, csv.reader(_whole_lines(file)))
     except OSError as error:
         raise InputError(f"{path}: expected the balance.csv of a training: {error.strerror}") from error
-    try:
-        lines = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))
-    except csv.Error as error:
-        raise InputError(f"{path}: expected the balance.csv of a training: {error}") from error
-    if not lines:
+    except (ValueError, csv.Error) as error:
+        reason = printable(str(error), 200)
+        raise InputError(f"{path}: expected the balance.csv of a training, got something else: {reason}") from error
+
+
+def _whole_lines(file: TextIO) -> Iterator[str]:
+    """The lines of a file, one at a time, but for one at its end that was cut off."""
+    while (line := file.readline(LONGEST_LINE)).endswith("\n"):
+        yield line
+    if len(line) == LONGEST_LINE:
+        raise ValueError(f"a line of {LONGEST_LINE} characters or more")
+
+
+def _rows(path: Path, lines: Iterator[list[str]]) -> Rows:
+    header = next(lines, None)
+    if header is None:
         return []
-    header, *cells = lines
     if header[:2] != list(COLUMNS):
-        raise InputError(f"{path}: expected columns epoch, step, ..., got {','.join(header[:2])[:60]!r}")
-    rows = []
-    for number, row in enumerate(cells, 2):
+        raise InputError(f"{path}: expected columns epoch, step, ..., got {printable(','.join(header[:2]), 60)!r}")
+    if len(header) > MOST_COLUMNS:
+        raise InputError(f"{path}: expected at most {MOST_COLUMNS} columns, got {len(header)}")
+    rows: Rows = []
+    for number, row in enumerate(lines, 2):
         if len(row) != len(header):
             raise InputError(f"{path}:{number}: expected {len(header)} numbers, got {len(row)}")
-        try:
-            rows.append({name: float(cell or "nan") for name, cell in zip(header, row, strict=True)})
+        if len(rows) * len(header) > MOST_CELLS:
+            raise InputError(f"{path}: expected at most {MOST_CELLS:,} numbers, got more")
+        try:  # empty cells share one NaN, so that many of them take little memory
+            found = {name: float(cell) if cell else math.nan for name, cell in zip(header, row, strict=True)}
         except ValueError as error:
             raise InputError(f"{path}:{number}: expected numbers: {printable(str(error), 200)}") from error
+        if not all(0 <= found[name] <= LAST_STEP and found[name].is_integer() for name in COLUMNS):
+            raise InputError(f"{path}:{number}: expected whole numbers as epoch and step, got {','.join(row[:2])[:60]}")
+        rows.append(found)
     return rows
 
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from utils.checkpoint import Trained
-from utils.config import hyperparameters_from, name_fault, plain
-from utils.log import InputError
+from utils.checkpoint import Trained, check_optional
+from utils.config import hyperparameters_from, name_fault, plain, shown
+from utils.log import InputError, printable
 
 KEY = "echo"
 FORMAT = 1
@@ -99,11 +99,12 @@ def read(card: Mapping[str, Any], path: Path, kind: str) -> Export:
         )
     try:
         content = json.loads(card[KEY])
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: expected its card ({KEY!r}) as JSON, got one that cannot be read: {error}") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        reason = printable(str(error), 200)
+        raise InputError(f"{path}: expected its card ({KEY!r}) as JSON, got something else: {reason}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         got = content.get("format") if isinstance(content, dict) else content
-        raise InputError(f"{path}: expected a card of format {FORMAT}, got {got!r}")
+        raise InputError(f"{path}: expected a card of format {FORMAT}, got {shown(got)}")
     _check(content, path)
     form = Form(
         stride=content["stride"],
@@ -115,6 +116,7 @@ def read(card: Mapping[str, Any], path: Path, kind: str) -> Export:
     )
     if content.get("trained_on") is not None:
         content["trained_on"] = _with_hashes(content["trained_on"], path)
+    check_optional(content, f"{path}: its card")
     return Export(
         path=path,
         content=content,
@@ -145,7 +147,7 @@ def _check(content: Mapping[str, Any], path: Path) -> None:
     }
     for key, (good, words) in checks.items():
         if key not in content or not good(content[key]):
-            raise InputError(f"{path}: its card: {key}: expected {words}, got {content.get(key)!r}")
+            raise InputError(f"{path}: its card: {key}: expected {words}, got {shown(content.get(key))}")
 
 
 def _are_words(value: Any) -> bool:
@@ -153,7 +155,7 @@ def _are_words(value: Any) -> bool:
 
 
 def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return type(value) is int and 0 < value < 2**16
 
 
 def _is_shape(value: Any) -> bool:
@@ -166,7 +168,7 @@ def _are_thresholds(value: Any) -> bool:
     numbers = (
         isinstance(value, dict) and set(value) == NMS_KEYS and all(isinstance(v, (int, float)) for v in value.values())
     )
-    return numbers and value["max_det"] >= 1
+    return numbers and value["max_det"] >= 1 and all(0 <= value[key] <= 1 for key in ("conf_thres", "iou_thres"))
 
 
 def _with_hashes(trained_on: Any, path: Path) -> dict[str, Any]:
@@ -175,8 +177,9 @@ def _with_hashes(trained_on: Any, path: Path) -> dict[str, Any]:
         data = base64.b64decode(trained_on["hashes"]["data"], validate=True)
         shape = [int(side) for side in trained_on["hashes"]["shape"]]
         hashes = torch.frombuffer(bytearray(data), dtype=torch.uint8).reshape(shape)
-    except (KeyError, TypeError, ValueError, RuntimeError, binascii.Error) as error:
-        raise InputError(f"{path}: its card: trained_on: expected a fingerprint, got a damaged one: {error}") from None
+    except (LookupError, TypeError, ValueError, OverflowError, RuntimeError, binascii.Error) as error:
+        reason = printable(str(error), 200)
+        raise InputError(f"{path}: its card: trained_on: expected a fingerprint, got a damaged one: {reason}") from None
     return {**trained_on, "hashes": hashes}
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from models.dual import PARTS, AnyNetwork, build_network, part_of
 from models.yolo import LAYERS, unmatched
 from utils.archive import read_archive
-from utils.config import Hyperparameters, hyperparameters_from, name_fault
+from utils.config import Hyperparameters, hyperparameters_from, name_fault, shown
 from utils.files import write_whole
 from utils.log import InputError, printable
 
@@ -234,6 +234,7 @@ def read(path: Path, mapped: bool = False) -> Checkpoint:
     for key, (is_right, words) in _KINDS.items():
         if not is_right(content[key]):
             raise InputError(f"{path}: {key}: expected {words}, got {type(content[key]).__name__}")
+    check_optional(content, path)
     return Checkpoint(
         path=path,
         content=content,
@@ -243,6 +244,21 @@ def read(path: Path, mapped: bool = False) -> Checkpoint:
         rect=content["rect"],
         hyp=hyperparameters_from(content["hyp"], path),
     )
+
+
+def check_optional(content: Mapping[str, Any], where: object) -> None:
+    """Check what need not be there, and may be None; a checkpoint and an export's card hold it alike.
+
+    Args:
+        where: the file, for messages.
+
+    Raises:
+        InputError: something else under one of these names.
+    """
+    for key, (is_right, words) in _OPTIONAL.items():
+        value = content.get(key)
+        if value is not None and not is_right(value):
+            raise InputError(f"{where}: {key}: expected {words}, got {shown(value)}")
 
 
 def _are_words(value: Any) -> bool:
@@ -260,6 +276,56 @@ _KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "image_size": (lambda value: type(value) is int and 0 < value < 2**16, "a number of pixels"),
     "rect": (lambda value: isinstance(value, bool), "true or false"),
     "hyp": (lambda value: isinstance(value, dict), "hyperparameters by name"),
-    "epoch": (lambda value: type(value) is int, "a number"),
+    "epoch": (lambda value: type(value) is int and -1 <= value < 2**31, "a number"),
     "ema": (_are_tensors, "tensors by name"),
+}
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is float or (type(value) is int and abs(value) < 2**63)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _are_by_name(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(key, str) for key in value)
+
+
+def _are_figures(value: Any) -> bool:
+    return _are_by_name(value) and all(figure is None or _is_number(figure) for figure in value.values())
+
+
+def _are_epochs(value: Any) -> bool:
+    return _is_count(value) or (_are_by_name(value) and all(map(_is_count, value.values())))
+
+
+def _is_fingerprint(value: Any) -> bool:
+    if not _are_by_name(value) or not isinstance(value.get("hash"), str):
+        return False
+    patients, hashes = value.get("patients"), value.get("hashes")
+    named = patients is None or (isinstance(patients, list) and all(isinstance(patient, str) for patient in patients))
+    return named and isinstance(hashes, Tensor) and hashes.dtype == torch.uint8 and hashes.ndim == 2
+
+
+_OPTIONAL: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "figures": (_are_figures, "figures by name"),
+    "operating": (_are_figures, "a confidence and a temperature by name"),  # more of it in utils.operating
+    "trained_on": (_is_fingerprint, "a fingerprint with hash, patients and hashes"),
+    "permuted_labels": (_is_count, "a seed"),
+    "options": (_are_by_name, "options by name"),
+    "epochs": (_are_epochs, "a number of epochs, or one for each part"),
+    "progress": (_are_by_name, "where an epoch stands, by name"),
+    "frame_weights": (lambda value: isinstance(value, Tensor) and value.ndim == 1, "a row of numbers"),
+    "finished": (lambda value: isinstance(value, bool), "true or false"),
+    "best_fitness": (_is_number, "a number"),
+    "best_epoch": (lambda value: type(value) is int, "a number"),
+    "updates": (_is_count, "a number of steps"),
+    "seconds": (_is_number, "a number of seconds"),
+    "network": (_are_tensors, "tensors by name"),
+    "optimizer": (_are_by_name, "an optimizer's state"),
+    "balancer": (_are_by_name, "a balancer's state"),
+    "date": (lambda value: isinstance(value, str), "a date"),
+    "git": (lambda value: isinstance(value, str), "a commit"),
 }

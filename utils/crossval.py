@@ -7,7 +7,6 @@ count is found on the other folds' frames, so that no fold's figures are taken a
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -24,12 +23,12 @@ from utils.dataset import list_images
 from utils.diagrams import Folds, plot_folds
 from utils.files import write_json, write_text
 from utils.launch import MARK, run_folder
-from utils.log import LOGGER, InputError
+from utils.log import LOGGER, InputError, printable
 from utils.metrics import detection_figures
 from utils.outcomes import Outcomes
 from utils.outputs import csv_text
 from utils.processes import ALONE, Processes
-from utils.report import interval_of, metrics, write_figures
+from utils.report import interval_of, metrics, read_metrics, write_figures
 from utils.resume import ended, read_or_predecessor
 from utils.splits import read_folds
 from utils.table import table
@@ -162,8 +161,8 @@ def _warnings(folder: Path, folds: Sequence[str], parts: Sequence[Outcomes]) -> 
     """What the folds' own figures warn of, and frames that were validated more than once."""
     found: list[str] = []
     for name in folds:
-        own = json.loads((folder / name / "metrics.json").read_text(encoding="utf-8"))
-        found += [f"{name}: {warning}" for warning in own["warnings"]]
+        own = read_metrics(folder / name / "metrics.json")
+        found += [f"{name}: {printable(warning, 1000)}" for warning in own.get("warnings", [])]
     files = [set(part.files) for part in parts]
     twice = sum(map(len, files)) - len(set().union(*files))
     if twice:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from utils.log import InputError
+from utils.log import InputError, printable
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object], before: Path | None = None) -> None:
@@ -75,6 +75,25 @@ def read_text(path: Path, most_bytes: int, what: str) -> str:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: expected {what}, got something else: {error}") from error
+
+
+def read_json(path: Path, most_bytes: int, what: str) -> dict[str, Any]:
+    """A json file's mapping.
+
+    Args:
+        most_bytes, what: as of :func:`read_text`.
+
+    Raises:
+        InputError: too large, no json, no mapping.
+        OSError: absent, or it cannot be read.
+    """
+    try:
+        content = json.loads(read_text(path, most_bytes, what))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: expected {what}, got something else: {printable(str(error), 200)}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected {what}, a mapping, got {type(content).__name__}")
+    return content
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from utils import frames, images, letterbox, preprocess
+from utils.config import shown
 from utils.dataset import EchoDataset
 from utils.file_cache import Kind, remembered
 from utils.letterbox import Image
@@ -91,7 +92,7 @@ class Fingerprint:
         """
         kind, patients, hashes = (content.get(key) for key in ("hash", "patients", "hashes"))
         if kind != f"{HASH} {SIDE}":
-            raise InputError(f"{source}: expected a fingerprint of kind {HASH} {SIDE}, got {kind!r}")
+            raise InputError(f"{source}: expected a fingerprint of kind {HASH} {SIDE}, got {shown(kind)}")
         if patients is not None and not (isinstance(patients, list) and all(isinstance(p, str) for p in patients)):
             raise InputError(f"{source}: expected the fingerprint's patients as words, got {type(patients).__name__}")
         if not (isinstance(hashes, torch.Tensor) and hashes.dtype == torch.uint8 and hashes.ndim == 2):

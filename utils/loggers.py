@@ -120,7 +120,9 @@ def read_results(path: Path) -> list[dict[str, float]]:
             raise ValueError(f"{len(header):,} columns")
         names = [name.strip() for name in header]
         unknown = dict.fromkeys(COLUMNS, math.nan)  # columns that are younger than the file
-        return [unknown | {name: float(cell) for name, cell in zip(names, row, strict=True)} for row in rows]
+        found = [unknown | {name: float(cell) for name, cell in zip(names, row, strict=True)} for row in rows]
+        _check_epochs(found)
+        return found
     except (ValueError, csv.Error) as error:
         raise _no_rows(path, error) from error
 
@@ -134,11 +136,20 @@ def read_history(path: Path) -> list[dict[str, float]]:
     try:
         rows = json.loads(read_text(path, MAX_BYTES, "the rows of a training"))
         known = [{name: row[name] for name in ("epoch", *row) if row[name] is not None} for row in rows]
-        return [{name: float(row.get(name, math.nan)) for name in COLUMNS} for row in known]
+        found = [{name: float(row.get(name, math.nan)) for name in COLUMNS} for row in known]
+        _check_epochs(found)
+        return found
     except FileNotFoundError:
         return []
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise _no_rows(path, error) from error
+
+
+def _check_epochs(rows: Sequence[Mapping[str, float]]) -> None:
+    """Raise a ValueError where a row is of no epoch; a resumed run writes its rows again, with the number as it is."""
+    for row in rows:
+        if not abs(row["epoch"]) < math.inf:
+            raise ValueError(f"an epoch {row['epoch']}")
 
 
 def _no_rows(path: Path, error: Exception) -> InputError:

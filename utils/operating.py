@@ -5,6 +5,7 @@ Chosen on the part that figures are then taken of, both flatter. A checkpoint ca
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from utils.config import shown
 from utils.dataset import EchoDataset
 from utils.engine import Evaluation
 from utils.log import InputError
@@ -54,10 +56,14 @@ class OperatingPoint:
         try:
             temperature = content["temperature"]
             point = cls(float(content["confidence"]), None if temperature is None else float(temperature))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(
-                f"{source}: expected an operating point of confidence and temperature, got {content!r}"
+                f"{source}: operating: expected an operating point of confidence and temperature, got {shown(content)}"
             ) from error
-        if not 0 <= point.confidence <= 1 or (point.temperature is not None and not point.temperature > 0):
-            raise InputError(f"{source}: expected a confidence from 0 to 1 and a temperature above 0, got {content!r}")
+        temperature = 1.0 if point.temperature is None else point.temperature
+        if not 0 <= point.confidence <= 1 or not 0 < temperature < math.inf:
+            raise InputError(
+                f"{source}: operating: expected a confidence from 0 to 1 and a temperature above 0, "
+                f"got {shown(content)}"
+            )
         return point

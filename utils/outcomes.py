@@ -5,7 +5,11 @@ They are kept beside a run's figures (``outcomes.npz``), so that folds can be po
 
 from __future__ import annotations
 
+import math
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from utils.config import name_fault
 from utils.dataset import EchoDataset
 from utils.engine import Evaluation
 from utils.files import write_whole
 from utils.groups import clips, patients
-from utils.log import InputError
+from utils.log import InputError, printable
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -153,18 +158,107 @@ def save(path: Path, outcomes: Outcomes) -> None:
     write_whole(path, lambda file: np.savez_compressed(file, **arrays))
 
 
+MOST_BYTES = 8 * 2**30  # of all columns: tens of millions of detections
+MOST_UNPACKED = 100  # times as large as the file; the confidences alone, a fifth of a real one, hardly shrink
+MOST_VIEWS = 2**31  # a number no dataset has; a detector alone does not know how many there are
+ALWAYS_UNPACKED = 64 * 2**20  # bytes for which that ratio does not count
+# what reading a damaged archive, or a column of one, ends in; numpy reads a header with Python's tokenizer
+_DAMAGES = (
+    zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError, ValueError, RuntimeError, LookupError,
+    OverflowError, TypeError, SyntaxError, struct.error, tokenize.TokenError,
+)  # fmt: skip
+
+
 def load(path: Path) -> Outcomes:
-    """Read what :func:`save` wrote.
+    """Read what :func:`save` wrote; what the columns take is known, and checked, before any of them is read.
 
     Raises:
         InputError: absent, or something else.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            text = {name: tuple(archive[name].tolist()) if name in archive else None for name in _TEXT}
-            arrays = {name: archive[name].astype(kind) for name, kind in _ARRAYS.items()}
+        with zipfile.ZipFile(path) as archive:
+            _check_sizes(archive, path.stat().st_size)
+            present = archive.namelist()
+            text = {name: _words(archive, name) if f"{name}.npy" in present else None for name in _TEXT}
+            arrays = {name: _column(archive, name, kind) for name, kind in _ARRAYS.items()}
+        found = Outcomes(**text, **arrays)  # type: ignore[arg-type]
+        _check(found)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; a finished run leaves it in its folder") from error
-    except (ValueError, KeyError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: expected the outcomes of an evaluation, got something else: {error}") from error
-    return Outcomes(**text, **arrays)  # type: ignore[arg-type]
+    except _DAMAGES as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise  # the file itself: no permission to read it, for one
+        reason = printable(str(error) or type(error).__name__, 200)
+        raise InputError(f"{path}: expected the outcomes of an evaluation, got something else: {reason}") from error
+    return found
+
+
+def _check_sizes(archive: zipfile.ZipFile, size: int) -> None:
+    claimed = sum(entry.file_size for entry in archive.infolist())
+    most = min(MOST_BYTES, max(ALWAYS_UNPACKED, MOST_UNPACKED * size))
+    if claimed > most:
+        raise ValueError(f"its columns claim {claimed:,} bytes in a file of {size:,}, expected at most {most:,}")
+
+
+def _words(archive: zipfile.ZipFile, name: str) -> Names:
+    column = _column(archive, name, np.str_)
+    if column.ndim != 1:
+        raise ValueError(f"{name}: expected a row of words, got shape {column.shape}")
+    return tuple(column.tolist())
+
+
+def _column(archive: zipfile.ZipFile, name: str, kind: type[np.generic]) -> NDArray[Any]:
+    """A column, of whatever width its numbers have; its header may ask for no more than there is."""
+    entry = archive.getinfo(f"{name}.npy")
+    with archive.open(entry) as file:
+        version = np.lib.format.read_magic(file)
+        if version not in ((1, 0), (2, 0)):
+            raise ValueError(f"{name}: expected a numpy file of version 1 or 2, got {version}")
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, by_columns, dtype = header(file)
+        expected = np.dtype(kind).kind
+        if dtype.kind != expected:
+            raise ValueError(f"{name}: expected numbers of kind {expected!r}, got {dtype.kind!r}")
+        if not dtype.itemsize:
+            raise ValueError(f"{name}: words without width, of which there may be any number in no bytes")
+        needed = math.prod(shape) * dtype.itemsize
+        if min(shape, default=0) < 0 or needed != entry.file_size - file.tell():
+            raise ValueError(f"{name}: shape {shape} does not go with {entry.file_size:,} bytes")
+        data = file.read(needed)
+    if len(data) != needed:
+        raise ValueError(f"{name}: cut off")
+    column: NDArray[Any] = np.ndarray(shape, dtype, data, order="F" if by_columns else "C")
+    return column.astype(dtype.newbyteorder("=") if expected == "U" else kind)  # a copy that can be written to
+
+
+def _check(found: Outcomes) -> None:
+    """Raise a ValueError for columns that do not go together."""
+    if found.names is None or found.view_names is None or found.files is None:
+        raise ValueError("names, view_names and files: expected all three")
+    faults = [fault for name in (*found.names, *found.view_names) if (fault := name_fault(name))]
+    if faults:
+        raise ValueError(faults[0])
+    frames, classes, views = len(found.files), len(found.names), len(found.view_names)
+    detections, boxes = len(np.atleast_1d(found.frame)), len(np.atleast_1d(found.label_frame))
+    shapes = {
+        "frame": (detections,), "confidence": (detections,), "predicted": (detections,), "correct": (detections, 10),
+        "label_frame": (boxes,), "labelled": (boxes,), "views": (frames, views), "true_views": (frames,),
+        "operating": (frames,), "confusion": (classes + 1, classes + 1),
+    }  # fmt: skip
+    for name, shape in shapes.items():
+        if getattr(found, name).shape != shape:
+            raise ValueError(f"{name}: expected shape {shape}, got {getattr(found, name).shape}")
+    for name, words in (("patients", found.patients), ("clips", found.clips)):
+        if words is not None and len(words) != frames:
+            raise ValueError(f"{name}: expected {frames}, one a frame, got {len(words)}")
+    ranges = {  # the highest is in it
+        "frame": (0, frames - 1), "label_frame": (0, frames - 1), "predicted": (0, classes - 1),
+        "labelled": (0, classes - 1), "true_views": (-1, views - 1 if views else MOST_VIEWS), "confidence": (0, 1),
+        "operating": (0, 1), "confusion": (0, 2**53),
+    }  # fmt: skip
+    for name, (low, high) in ranges.items():
+        column = getattr(found, name)
+        if not ((column >= low) & (column <= high)).all():  # NaN is outside, too
+            raise ValueError(f"{name}: expected {low} to {high}, got {column.min()} to {column.max()}")
+    if not np.isfinite(found.views).all():
+        raise ValueError("views: expected probabilities")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,57 @@ from typing import Any
 import numpy as np
 
 from utils.assessment import Assessment
+from utils.config import shown
 from utils.curves import plot_curve, plot_froc, plot_pr
 from utils.diagrams import Calibrated, plot_confusion, plot_reliability
 from utils.engine import Evaluation
+from utils.files import read_json
 from utils.froc import FALSE_BOXES
 from utils.intervals import LEVEL, Intervals
+from utils.log import InputError
 from utils.metrics import CONFIDENCES
 from utils.presence import Presence
 from utils.view_metrics import Calibration, ViewFigures, accuracy, balanced_accuracy, macro_f1, view_confusion
 
 Content = dict[str, Any]
+
+
+MOST_BYTES = 50_000_000  # of a metrics.json; a real one has a few thousand
+LARGEST = 1e18  # no figure of a run is larger: bytes are the largest
+
+
+def read_metrics(path: Path) -> Content:
+    """The content of a run's metrics.json, of which only what is asked for is checked: see :func:`figure_of`.
+
+    Raises:
+        InputError: no such file, or something else in it; its warnings are no texts.
+    """
+    try:
+        content = read_json(path, MOST_BYTES, "the figures of a run")
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; a finished run leaves it in its folder") from error
+    warnings = content.get("warnings", [])
+    if not isinstance(warnings, list) or not all(isinstance(warning, str) for warning in warnings):
+        raise InputError(f"{path}: warnings: expected a list of texts, got {shown(warnings)}")
+    return content
+
+
+def figure_of(content: Mapping[str, Any], path: Path, *place: str) -> float:
+    """A figure of :func:`read_metrics`; NaN where it is absent, or null, as a figure of nothing is.
+
+    Raises:
+        InputError: something else is there.
+    """
+    value: Any = content
+    for name in place:
+        if not isinstance(value, Mapping):
+            raise InputError(f"{path}: {'.'.join(place)}: expected it in a mapping, got {shown(value)}")
+        value = value.get(name)
+        if value is None:
+            return math.nan
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > LARGEST:
+        raise InputError(f"{path}: {'.'.join(place)}: expected a number, got {shown(value)}")
+    return float(value)
 
 
 def metrics(

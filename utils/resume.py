@@ -13,6 +13,7 @@ from utils.checkpoint import Checkpoint
 from utils.config import ROOT
 from utils.flags import Flag, from_keywords
 from utils.log import LOGGER, InputError, Interrupted
+from utils.training_state import check_options, check_state
 
 FIGURES = "metrics.json"  # what a run writes last, but for pictures
 TAKES_EFFECT = {"resume", "traceback", "device", "workers", "threads", "save_steps", "epochs"}  # beside --resume
@@ -54,13 +55,20 @@ def read_or_predecessor(path: Path, mapped: bool = False) -> Checkpoint:
         mapped: see :func:`utils.archive.read_archive`; damage within the tensors is not seen then.
     """
     try:
-        return checkpoint.read(path, mapped)
+        return _read(path, mapped)
     except InputError as error:
         before = checkpoint.predecessor(path)
         if not before.is_file():
             raise
         LOGGER.warning("%s; going on with %s, the save before it", error, before.name)
-        return checkpoint.read(before, mapped)
+        return _read(before, mapped)
+
+
+def _read(path: Path, mapped: bool) -> Checkpoint:
+    found = checkpoint.read(path, mapped)
+    if not mapped:  # else only few of its values are asked for
+        check_state(found)
+    return found
 
 
 def is_part(found: Checkpoint) -> bool:
@@ -88,6 +96,7 @@ def resumed_options(resumed: Checkpoint, typed: argparse.Namespace, flags: Seque
     stored = resumed.content.get("options")
     if not stored:
         raise InputError(f"{resumed.path}: expected a checkpoint to resume from (last.pt), got a stripped one")
+    check_options(stored, flags, resumed.path)
     more = "epochs" in typed.typed and typed.epochs > stored["epochs"]
     if "epochs" in typed.typed and typed.epochs < stored["epochs"]:
         raise InputError(f"--resume --epochs: expected at least {stored['epochs']}, the run's own, got {typed.epochs}")

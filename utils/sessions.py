@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import struct
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +23,16 @@ from utils.card import Export
 from utils.card import read as read_card
 from utils.devices import Compute
 from utils.letterbox import PADDING
-from utils.log import LOGGER, InputError, one_line
+from utils.log import LOGGER, InputError, one_line, printable
 from utils.yaml_file import parse_yaml
 
 CONFIG = "config.txt"  # of TorchScript: YOLOv5's name for the file within that holds the metadata
 MAX_CARD_BYTES = 100_000_000  # 72 bytes a training frame
+# what reading a damaged zip file, or the json in it, ends in
+DAMAGES = (
+    zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError, ValueError, RuntimeError, LookupError,
+    OverflowError, struct.error,
+)  # fmt: skip
 
 
 class Session(ABC):
@@ -61,10 +69,23 @@ class Session(ABC):
             size = self.export.form.batch or len(fitted)
             parts = [self._part(fitted[start : start + size], size) for start in range(0, len(fitted), size)]
             found = [torch.cat(outputs).to(images.device).float() for outputs in zip(*parts, strict=True)]
+        self._check(found)
         boxes, view = found[0], found[1].clamp(min=1e-38).log() if self.export.view_names else None
         return Output(
             [], view, boxes if self.export.form.nms is None else as_predictions(boxes, len(self.export.names))
         )
+
+    def _check(self, found: Sequence[Tensor]) -> None:
+        """Raise an InputError where outputs are not those of the card's classes and views."""
+        export = self.export
+        values = 6 if export.form.nms is not None else 5 + len(export.names)
+        shapes = [tuple(output.shape) for output in found]
+        views = not export.view_names or (len(found) > 1 and found[1].shape[1:] == (len(export.view_names),))
+        if not found or found[0].ndim != 3 or found[0].shape[2] != values or not views:
+            raise InputError(
+                f"{export.path}: expected outputs of {len(export.names)} classes and {len(export.view_names)} views, "
+                f"as its card says, got shapes {shapes}"
+            )
 
     def _part(self, images: Tensor, size: int) -> list[Tensor]:
         """The outputs of at most ``size`` images; fewer are filled up."""
@@ -104,7 +125,9 @@ def as_predictions(rows: Tensor, nc: int) -> Tensor:
 
 def unreadable(path: Path, error: Exception) -> InputError:
     """The error of a damaged file."""
-    return InputError(f"{path}: expected an exported network, got a file that cannot be read: {one_line(error)[:200]}")
+    return InputError(
+        f"{path}: expected an exported network, got a file that cannot be read: {printable(one_line(error), 200)}"
+    )
 
 
 class TorchScriptSession(Session):
@@ -235,7 +258,7 @@ def _torchscript_card(path: Path) -> Any:
             if not names or archive.getinfo(names[0]).file_size > MAX_CARD_BYTES:
                 return {}
             return json.loads(archive.read(names[0]).decode("utf-8"))
-    except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError) as error:
+    except DAMAGES as error:
         raise unreadable(path, error) from None
 
 

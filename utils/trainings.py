@@ -6,7 +6,7 @@ Each is made in a process of its own, so that its time and memory are its own.
 from __future__ import annotations
 
 import itertools
-import json
+import math
 import re
 import subprocess
 import sys
@@ -21,6 +21,7 @@ from utils import checkpoint
 from utils.config import ROOT, Hyperparameters, hyperparameters_from, load_yaml, plain
 from utils.files import write_text
 from utils.log import LOGGER, InputError
+from utils.report import figure_of, read_metrics
 from utils.resume import ended
 
 DUAL = "dual"
@@ -94,8 +95,10 @@ class Training:
                     f"{self.folder}: its training ended with exit code {code}; the finished ones stay, and the same "
                     "command goes on"
                 )
-        metrics = json.loads((self.folder / "metrics.json").read_text(encoding="utf-8"))
-        return float(metrics.get("view", {}).get("accuracy", 0) if self.method == "single_view" else metrics["map50"])
+        path = self.folder / "metrics.json"
+        place = ("view", "accuracy") if self.method == "single_view" else ("map50",)
+        found = figure_of(read_metrics(path), path, *place)
+        return 0.0 if math.isnan(found) else found  # no label of that kind in validation
 
     def check_settings(self) -> None:
         """Refuse a run of other settings under the same name.

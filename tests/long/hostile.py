@@ -9,6 +9,7 @@ alone. Whatever fails is kept as a file, whose path is printed. Exit code 1 afte
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import queue
@@ -34,11 +35,17 @@ from utils.log import LOGGER  # noqa: E402
 
 SPARE_MEMORY = 3_000_000_000  # bytes of addresses that a process may ask for beyond those it starts with
 PATIENCE = LONGEST_WAIT + 5.0  # seconds without a word after which a process counts as hanging
+TURNS = 40  # of drawing, each with a seed of its own, until there are as many files that differ as are asked for
 TOLD = "told"  # a file in a place: the case that is being read
 
 
-def work(kind: str, place: Path, count: int, number: int, start: int) -> None:
-    """Read files of a kind in this process, saying a line of json for each; the child's side."""
+def work(kind: str, place: Path, count: int, number: int, seen: Path) -> None:
+    """Read files of a kind in this process, each once, saying a line of json for each; the child's side.
+
+    Args:
+        count: files in all, with those that earlier processes have read.
+        seen: a file of the digests of files that were read.
+    """
     import torch
 
     torch.set_num_threads(1)
@@ -52,7 +59,15 @@ def work(kind: str, place: Path, count: int, number: int, start: int) -> None:
     said = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # only our lines reach the parent
 
+    known = set(seen.read_text().split()) if seen.exists() else set()  # earlier processes' files, too
+    written = seen.open("a", buffering=1)
+
     def one(case: Case) -> None:
+        print_of_it = hashlib.sha256(case.name.encode() + b"\0" + case.content).hexdigest()
+        if len(known) >= count or print_of_it in known:  # the latter is drawn again and again: many ways lead to a file
+            return
+        known.add(print_of_it)
+        written.write(f"{print_of_it}\n")
         # beside the place, where no listing looks
         place.with_name(TOLD).write_text(json.dumps([case.name, case.origin]))
         try:
@@ -64,15 +79,15 @@ def work(kind: str, place: Path, count: int, number: int, start: int) -> None:
             (kept / f"{len(list(kept.iterdir())):04}-{case.name}").write_bytes(case.content)
         said.write(json.dumps({"ending": ending, "line": line[:2000]}) + "\n")
 
-    hands = by_hand(kind, area)
-    for case in hands[start:count]:
+    for case in by_hand(kind, area):
         one(case)
-    left = count - max(len(hands), start)
-    if left > 0:
+    for turn in range(TURNS):
+        if len(known) >= count:
+            break
 
-        @seed(number + start)
+        @seed(number + TURNS * len(known) + turn)
         @settings(
-            max_examples=left, deadline=None, database=None, phases=[Phase.generate],
+            max_examples=max(count - len(known), 50), deadline=None, database=None, phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )  # fmt: skip
         @given(cases(kind, area))
@@ -84,13 +99,13 @@ def work(kind: str, place: Path, count: int, number: int, start: int) -> None:
 
 def watch(kind: str, count: int, number: int, kept: Path) -> Iterator[tuple[str, str]]:
     """Have files of a kind read; the ending of each, and a line. A process that hangs or dies is replaced."""
-    done = 0
+    done, seen = 0, Path(tempfile.mkdtemp(prefix="hostile-seen-"), "digests")
     while done < count:
         with tempfile.TemporaryDirectory(prefix="hostile-") as folder:
             place = Path(folder, "place")
             place.mkdir()
             words = [sys.executable, __file__, "--worker", kind, "--place", str(place)]
-            words += ["--cases", str(count), "--seed", str(number), "--start", str(done)]
+            words += ["--cases", str(count), "--seed", str(number), "--seen", str(seen)]
             said: queue.Queue[str | None] = queue.Queue()
             with subprocess.Popen(
                 words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
@@ -113,9 +128,7 @@ def watch(kind: str, count: int, number: int, kept: Path) -> Iterator[tuple[str,
                 for path in sorted(Path(folder, "kept").glob("*")):
                     shutil.copy(path, kept / f"{kind}-{number + before}-{path.name}")
                 if end.startswith("ended with 0:"):
-                    if done < count:  # hypothesis finds no more files that differ
-                        return
-                    continue
+                    break  # also with fewer than asked for, where no more files that differ are found
                 if not Path(folder, TOLD).exists():
                     raise RuntimeError(f"{kind}: nothing was read: its process {end}")
                 name, origin = json.loads(Path(folder, TOLD).read_text())
@@ -125,6 +138,7 @@ def watch(kind: str, count: int, number: int, kept: Path) -> Iterator[tuple[str,
                     shutil.copy(culprit, target)
                 done += 1
                 yield "fault", f"{kind} {name} ({origin}): its process {end}; kept as {target}"
+    shutil.rmtree(seen.parent, ignore_errors=True)
 
 
 def _forward(stream: Any, said: queue.Queue[str | None]) -> None:
@@ -151,11 +165,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default: 0)")
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="only these")
     parser.add_argument("--keep", type=Path, default=None, help="folder for files that fail (default: a temporary one)")
-    for hidden in ("--worker", "--place", "--start"):  # of a process that reads
+    for hidden in ("--worker", "--place", "--seen"):  # of a process that reads
         parser.add_argument(hidden, default=None, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        work(options.worker, Path(options.place), options.cases, options.seed, int(options.start))
+        work(options.worker, Path(options.place), options.cases, options.seed, Path(options.seen))
         return 0
     kept = options.keep or Path(tempfile.mkdtemp(prefix="hostile-kept-"))
     kept.mkdir(parents=True, exist_ok=True)
