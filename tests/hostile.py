@@ -340,7 +340,7 @@ def _resumables_nasty(_: Path) -> dict[str, Named]:
     whole = _resumable_content()
     network, optimizer = whole["network"], whole["optimizer"]
     first = next(iter(network))
-    contents = {
+    contents: dict[str, dict[str, Any]] = {
         "weights of another shape": {"network": {**network, first: torch.zeros(3)}},
         "weights that are missing": {"network": {n: t for n, t in network.items() if n != first}},
         "weights that are nobody's": {"ema": {**whole["ema"], "x": torch.zeros(1)}},

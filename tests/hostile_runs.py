@@ -36,7 +36,11 @@ from utils.runtimes import open_weights
 def _columns(views: bool) -> dict[str, Any]:
     whole = simulated(patients=2, frames=3, detections=3, views=views)
     found = {name: getattr(whole, name) for name in vars(whole)}
-    return {name: np.array(column) for name, column in found.items() if column is not None}
+    return {
+        name: np.array(column, np.str_) if isinstance(column, tuple) else column
+        for name, column in found.items()
+        if column is not None
+    }
 
 
 def _archive(columns: Mapping[str, Any], packed: bool = True) -> bytes:

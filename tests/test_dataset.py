@@ -599,3 +599,12 @@ def test_validation_and_detection_pad_a_rectangle_alike(tmp_path: Path) -> None:
     dataset = EchoDataset(load_dataset_config(yaml), "train", 320, cache="none")
     dataset.arrange_by_shape(1, 32)
     assert dataset.batch_shapes == [letterbox(np.zeros((50, 495, 3), np.uint8), 320, 32)[0].shape[:2]] == [(32, 320)]
+
+
+def test_a_place_whose_name_is_too_long_is_told_by_the_yaml_that_names_it(tmp_path: Path) -> None:
+    make_dataset(tmp_path, train=1, val=1)
+    path = tmp_path / "long.yaml"
+    path.write_text(f"path: {tmp_path}\ntrain: {'9' * 400}/train\nval: images/val\nnames: [a]\n")
+    with pytest.raises(InputError, match=r"long\.yaml: train: expected a folder or a \.txt list, got") as caught:
+        list_images(load_dataset_config(path), "train")
+    assert len(str(caught.value)) < 700

@@ -29,7 +29,7 @@ from utils.groups import patients
 from utils.images import IMAGE_SUFFIXES
 from utils.labels import Label, Problem, label_path, read_label
 from utils.letterbox import Geometry, Image, fit, pad, padded
-from utils.log import LOGGER, InputError, progress
+from utils.log import LOGGER, InputError, printable, progress
 from utils.phantom import PhantomConfig, ensure
 from utils.preprocess import Preprocessor
 from utils.processes import ALONE, Processes
@@ -341,7 +341,12 @@ def list_images(config: DatasetConfig, split: str) -> list[Path]:
         raise InputError(f"{config.file}: no {split} split in it; it has {', '.join(config.splits)}")
     files: list[Path] = []
     for entry in config.splits[split]:
-        if entry.is_dir():
+        try:
+            is_folder = entry.is_dir()
+        except OSError as error:  # a name too long, for one, which says nothing of where it stands
+            got = f"{printable(str(entry), 300)}: {error.strerror}"
+            raise InputError(f"{config.file}: {split}: expected a folder or a .txt list, got {got}") from error
+        if is_folder:
             files += sorted(_images_below(entry))
         elif entry.is_file() and entry.suffix == ".txt":
             files += _listed(entry, config.root)
