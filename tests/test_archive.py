@@ -144,3 +144,17 @@ def test_a_mapped_file_gives_the_same_tensors_and_stays_as_it_is(tmp_path: Path)
         assert read["c"].shape == (0,) and torch.equal(read["d"][0], saved["d"][0])
     mapped["a"].zero_()
     assert path.read_bytes() == before
+
+
+def test_a_name_that_differs_from_the_directorys_is_not_printed_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", "x" * 50_000)
+    content = bytearray(path.read_bytes())
+    content[26:28] = (40_000).to_bytes(
+        2, "little"
+    )  # the length of the first entry's name: what follows it counts as name, too
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.pt: expected a checkpoint, got a damaged file: File name") as caught:
+        read_archive(path)
+    assert len(str(caught.value)) < 600

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils.log import InputError
+from utils.log import InputError, one_line, printable
 from utils.pickled_values import STAND_INS, Storage
 from utils.unpickling import Global, RefusedError, unpickle
 
@@ -74,7 +74,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     except _DAMAGES as error:
         if isinstance(error, OSError) and error.filename is not None:
             raise  # the file itself: no permission to read it, for one
-        kind = _other_kind(path) or f"a damaged file: {' '.join(str(error).split()) or type(error).__name__}"
+        kind = _other_kind(path) or f"a damaged file: {printable(one_line(error), 200)}"
         raise InputError(f"{path}: expected a checkpoint, got {kind}") from error
 
 
