@@ -73,7 +73,9 @@ def test_a_write_that_fails_leaves_the_earlier_checkpoint(tmp_path: Path) -> Non
         def __reduce__(self) -> tuple[Any, ...]:
             raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(
+        InputError, match=r"a\.pt: no space left for a checkpoint of \d+ MB .* what a\.pt held before is whole"
+    ):
         checkpoint.save(path, {**content(network()), "options": Unwritable()})
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
@@ -92,6 +94,14 @@ def test_a_file_that_would_run_a_program_is_refused_and_does_not(tmp_path: Path)
     assert not canary.exists()
     pickle.loads(pickle.dumps(Hostile()))  # noqa: S301  (the proof that the file was able to)
     assert canary.exists()
+
+
+def test_what_a_path_held_before_stays_where_that_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    for epoch in range(3):
+        checkpoint.save(path, {**content(network()), "epoch": epoch}, keep=True)
+    found = {file.name: checkpoint.read(file).content["epoch"] for file in tmp_path.iterdir()}
+    assert found == {"last.pt": 2, "last_previous.pt": 1}
 
 
 def test_a_full_disk_is_told_as_that_and_leaves_the_earlier_checkpoint(
@@ -115,9 +125,10 @@ def test_a_full_disk_is_told_as_that_and_leaves_the_earlier_checkpoint(
         return Full()
 
     monkeypatch.setattr(files.os, "fdopen", fdopen)
-    with pytest.raises(OSError, match="No space left on device") as raised:
+    with pytest.raises(
+        InputError, match=rf"{path}: no space left for a checkpoint of \d+ MB \(\d+ MB free\): free some"
+    ):
         checkpoint.save(path, content(network()))
-    assert raised.value.filename == str(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 

@@ -42,9 +42,10 @@ def test_the_latest_run_that_was_cut_off_is_found(
     newer = tmp_path / "runs" / "train" / "exp2" / "weights" / "last.pt"
     cut(joint, older)
     cut(joint, newer, finished=True)
-    assert latest_checkpoint(True) == newer  # its last epoch is made, but its figures are not written
+    assert latest_checkpoint(True).path == newer  # its last epoch is made, but its figures are not written
     (newer.parents[1] / "metrics.json").write_text("{}")
-    assert latest_checkpoint(True) == older
+    assert latest_checkpoint(True).path == older
+    assert latest_checkpoint(True, longer=True).path == newer  # for more epochs than it has
 
 
 def test_a_fold_is_finished_when_all_are_pooled(joint: Network, tmp_path: Path) -> None:
@@ -62,11 +63,11 @@ def test_options_are_those_of_the_start_and_flags_younger_than_the_checkpoint_ha
     joint: Network, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     found = cut(joint, tmp_path / "exp" / "weights" / "last.pt")
-    typed = from_keywords(train.FLAGS, {"resume": "last.pt", "epochs": 3, "workers": 1})
+    typed = from_keywords(train.FLAGS, {"resume": "last.pt", "batch_size": 3, "workers": 1})
     options = resumed_options(found, typed, train.FLAGS)
     assert (options.epochs, options.batch_size, options.workers, options.bootstrap) == (9, 4, 1, 2000)
     assert options.typed == {"epochs"}
-    assert "ignored: epochs" in caplog.text
+    assert "ignored: batch_size" in caplog.text
 
 
 def test_a_stripped_checkpoint_cannot_be_gone_on_with(joint: Network, tmp_path: Path) -> None:
@@ -90,9 +91,9 @@ def test_each_script_goes_on_with_its_own_runs_alone(
     monkeypatch.setattr(resume, "ROOT", tmp_path)
     of_joint = cut(joint, tmp_path / "runs" / "exp" / "weights" / "last.pt").path
     of_pair = cut_pair(tiny, tmp_path / "runs" / "exp2")
-    assert latest_checkpoint(True) == of_joint and latest_checkpoint(str(of_joint)) == of_joint
-    assert latest_checkpoint(True, pair=True) == of_pair
-    assert latest_checkpoint(str(of_pair), pair=True) == of_pair
+    assert latest_checkpoint(True).path == latest_checkpoint(str(of_joint)).path == of_joint
+    assert latest_checkpoint(True, pair=True).path == of_pair
+    assert latest_checkpoint(str(of_pair), pair=True).path == of_pair
     with pytest.raises(InputError, match=r"last\.pt: .* this script, got one that train_dual_backbone\.py --resume"):
         latest_checkpoint(str(of_pair))
     with pytest.raises(InputError, match=r"last\.pt: expected a run of this script, got one that train\.py --resume"):

@@ -3,8 +3,9 @@
     python tests/long/kill_training.py
     python tests/long/kill_training.py --script train_dual_backbone.py --kills 5
 
-A tiny network on phantom frames. SIGKILL reaches the whole process group, each time after a random share of the time that
-the whole training takes; the run is gone on with, and killed again, until it has ended. Then the next one begins. Exit code 1 where a run ends otherwise, or cannot be gone on with.
+A tiny network on phantom frames. SIGKILL reaches the whole process group, each time after a random share of the time
+that the whole training takes; the run is gone on with, and killed again, until it has ended. Then the next one begins.
+Exit code 1 where a run ends otherwise, or cannot be gone on with.
 """
 
 from __future__ import annotations
