@@ -3,8 +3,9 @@
     python benchmarks/bf16.py
     python benchmarks/bf16.py --data my_data.yaml --cfg models/yolov5s.yaml --imgsz 320 --epochs 30 --seeds 0 1 2
 
-Both trainings of each seed, on phantom frames unless data are given; figures are those of the last epoch on val. Of two
-trainings in the same type with different seeds, the difference is shown, too: that much is chance.
+Both trainings of each seed, on phantom frames unless data are given; figures are those of the last epoch on val. Of
+trainings in the same type with different seeds, the spread is shown, too: that much is chance. Where the processor has
+no bf16, --rounded computes in fp32 and rounds (rounded.py).
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ FLAGS = (
     Flag(IMGSZ, 256, "pixels of the frames' longer side", int),
     Flag("epochs", 16, "of each training", int),
     Flag("seeds", (0, 1, 2), "of the trainings, two each", int, nargs="+"),
+    Flag("rounded", False, "bf16 by rounding, for processors without it"),
     THREADS,
     JSON,
     Flag("traceback", False, "show where an error arose"),
 )
-TYPES = {"fp32": "--no-amp", "bf16": "--amp"}
+KINDS = ("fp32", "bf16")
 
 
 def main(options: argparse.Namespace) -> None:
@@ -46,17 +48,24 @@ def main(options: argparse.Namespace) -> None:
         given += ["--epochs", str(options.epochs), "--threads", str(options.threads), "--bootstrap", "0"]
         for seed in progress(options.seeds, "seeds", unit="seed"):
             row: Row = {"seed": seed}
-            for kind, switch in TYPES.items():
-                run = ["--seed", str(seed), "--project", name, "--name", f"{kind}-{seed}", switch]
-                row[f"{kind} minutes"] = seconds(["train.py", *given, *run]) / 60
+            for kind in KINDS:
+                run = ["--seed", str(seed), "--project", name, "--name", f"{kind}-{seed}"]
+                row[f"{kind} minutes"] = seconds([*program(kind, options.rounded), *given, *run]) / 60
                 content = read(folder / f"{kind}-{seed}")
                 row[f"{kind} mAP50"], row[f"{kind} view"] = content["map50"], content["view"]["accuracy"]
             row["mAP50 bf16 - fp32"] = row["bf16 mAP50"] - row["fp32 mAP50"]
             rows.append(row)
     means = {key: statistics.mean(row[key] for row in rows) for key in rows[0] if key != "seed"}
     report("bf16", [*rows, {"seed": "mean", **means}], options.json)
-    spread = {kind: statistics.pstdev(row[f"{kind} mAP50"] for row in rows) for kind in TYPES}
+    spread = {kind: statistics.pstdev(row[f"{kind} mAP50"] for row in rows) for kind in KINDS}
     print("Standard deviation of mAP50 over seeds: " + ", ".join(f"{k} {v:.4f}" for k, v in spread.items()))
+
+
+def program(kind: str, by_rounding: bool) -> list[str]:
+    """The script that trains in a type, and its flag."""
+    if kind == "fp32" or by_rounding:
+        return ["benchmarks/rounded.py" if kind == "bf16" else "train.py", "--no-amp"]
+    return ["train.py", "--amp"]
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pytest
 from tests.exported import saved
 from tests.scripts import phantom_yaml, succeed, tiny_cfg
 from utils.config import ROOT
+from utils.loggers import read_results
 
 ONCE = ("--rounds", "1")
 
@@ -93,6 +94,15 @@ def test_bf16_trains_each_seed_in_both_types(tmp_path: Path) -> None:
     rows = rows_of("bf16", tmp_path, *given, "--seeds", "0", "1")
     assert [row["seed"] for row in rows] == [0, 1, "mean"]
     assert all(row["mAP50 bf16 - fp32"] == pytest.approx(row["bf16 mAP50"] - row["fp32 mAP50"]) for row in rows)
+
+
+def test_bf16_by_rounding_differs_from_fp32_where_there_is_no_bf16(tmp_path: Path) -> None:
+    flags = ("--cfg", tiny_cfg(tmp_path), "--img", "64", "--epochs", "1", "--data", phantom_yaml(tmp_path), "--no-amp")
+    flags = (*flags, "--noplots", "--bootstrap", "0", "--seed", "0", "--project", tmp_path)
+    succeed("benchmarks/rounded.py", *flags, "--name", "rounded")
+    succeed("train.py", *flags, "--name", "plain")
+    rows = [read_results(tmp_path / name / "results.csv")[0]["train/box_loss"] for name in ("rounded", "plain")]
+    assert rows[0] != rows[1] and rows[0] == pytest.approx(rows[1], rel=0.02)
 
 
 def test_every_benchmark_is_explained() -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from utils.config import DatasetConfig
-from utils.log import LOGGER, InputError
+from utils.log import LOGGER, InputError, printable
 
 PATIENCE = 8.0  # seconds for the names of all files; a million take two
 
@@ -63,7 +63,7 @@ def warn_of_unmatched(config: DatasetConfig, files: Sequence[Path]) -> None:
     if alone:
         LOGGER.warning(
             "%s: group %r finds no patient in %d file names, such as %s; each counts as a patient",
-            config.file, config.group, len(alone), alone[0].name,
+            config.file, config.group, len(alone), printable(alone[0].name),
         )  # fmt: skip
 
 
