@@ -97,8 +97,10 @@ def test_bf16_trains_each_seed_in_both_types(tmp_path: Path) -> None:
 
 
 def test_bf16_by_rounding_differs_from_fp32_where_there_is_no_bf16(tmp_path: Path) -> None:
-    flags = ("--cfg", tiny_cfg(tmp_path), "--img", "64", "--epochs", "1", "--data", phantom_yaml(tmp_path), "--no-amp")
-    flags = (*flags, "--noplots", "--bootstrap", "0", "--seed", "0", "--project", tmp_path)
+    flags = (
+        "--cfg", tiny_cfg(tmp_path), "--img", "64", "--epochs", "1", "--data", phantom_yaml(tmp_path), "--no-amp",
+        "--noplots", "--bootstrap", "0", "--seed", "0", "--project", tmp_path,
+    )  # fmt: skip
     succeed("benchmarks/rounded.py", *flags, "--name", "rounded")
     succeed("train.py", *flags, "--name", "plain")
     rows = [read_results(tmp_path / name / "results.csv")[0]["train/box_loss"] for name in ("rounded", "plain")]

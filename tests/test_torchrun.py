@@ -121,3 +121,18 @@ def test_a_signal_reaches_all_processes_and_each_step_made_is_kept(place: Path) 
     content = torch.load(run / "weights" / "last.pt", weights_only=True)
     assert content["updates"] == steps(run) and math.isfinite(content["seconds"])
     assert "--resume" in (place / "stopped.txt").read_text()
+
+
+def test_two_backbones_in_two_processes_train_as_in_one(place: Path) -> None:
+    more = ("--classifier", "yolov5n", "--hyp", str(place / "still.yaml"))
+    done = launched(
+        *TWO, script="train_dual_backbone.py", arguments=arguments(place, "dual2", "--sync-bn", *more, epochs=2)
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    succeed("train_dual_backbone.py", *arguments(place, "dual1", *more, epochs=2))
+    rows = [results(place / "runs" / name) for name in ("dual1", "dual2")]
+    assert len(rows[0]) == len(rows[1]) == 2
+    for one, two in zip(*rows, strict=True):
+        assert two == pytest.approx(one, abs=1e-3, nan_ok=True)
+        for name in ("train/box_loss", "train/obj_loss", "train/cls_loss", "train/view_loss"):
+            assert two[name] == pytest.approx(one[name], abs=1e-4), name
