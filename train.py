@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,20 +35,20 @@ from utils.config import (
     hyperparameters_from,
     load_yaml,
 )
-from utils.crossval import cross_validate
 from utils.dataset import EchoDataset, build_loader
 from utils.devices import keep_memory, seed_everything, select_compute
 from utils.engine import MultiScale, Thresholds
+from utils.entry import enter
 from utils.flags import BOOTSTRAP, COMMON, DOWNLOAD, IMGSZ, THREADS, Flag, check_range, from_keywords, parse
 from utils.frames import CACHE_MODES
 from utils.interrupt import Interrupts
-from utils.launch import begun_before, placed, quiet_unless_main, run_folder
+from utils.launch import placed, run_folder
 from utils.log import LOGGER, InputError, run_script
 from utils.loss import JointLoss
 from utils.optim import OPTIMIZERS, RunningMean, build_optimizer
 from utils.parts import Parts, checked_dataset, open_parts
-from utils.processes import ALONE, Processes, joined
-from utils.resume import finished, latest_checkpoint, resumable, resumed_options
+from utils.processes import ALONE, Processes
+from utils.resume import resumable
 from utils.run_folder import FROM_HYP, forget_figures, stored_options, write_end, write_start
 from utils.schedule import Schedule, accumulation, warmup_iterations
 from utils.starting import Start, read_start, start_from, with_classes
@@ -120,19 +119,7 @@ FLAGS = (
 
 def main(options: argparse.Namespace) -> Path:
     """Train as the options say and return the run's folder."""
-    resumed = None
-    if options.resume:
-        resumed = latest_checkpoint(options.resume, longer="epochs" in options.typed)
-        options = resumed_options(resumed, options, FLAGS)
-    with joined() as processes:
-        if processes.restarts and not resumed:  # torchrun has started the processes again after one of them was killed
-            resumed = begun_before(from_root(options.project), processes)
-            if resumed and finished(resumed):
-                return resumed.path.parents[1]
-            options = resumed_options(resumed, options, FLAGS) if resumed else options
-        quiet_unless_main(processes)
-        one = functools.partial(train, processes=processes)
-        return cross_validate(options, resumed, one, processes) if options.folds else one(options, resumed)
+    return enter(options, FLAGS, train)
 
 
 def train(options: argparse.Namespace, resumed: Checkpoint | None = None, processes: Processes = ALONE) -> Path:

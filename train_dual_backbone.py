@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,20 +25,20 @@ from utils import checkpoint
 from utils.checkpoint import Checkpoint
 from utils.complexity import log_summary
 from utils.config import DatasetConfig, Hyperparameters, find_file, from_root, load_yaml
-from utils.crossval import cross_validate
 from utils.dataset import build_loader
 from utils.devices import Compute, RandomStream, cores, keep_memory, select_compute
 from utils.engine import evaluate, inference_copy
+from utils.entry import enter
 from utils.flags import Flag, check_range, from_keywords, parse
 from utils.interrupt import Interrupts
-from utils.launch import begun_before, placed, quiet_unless_main, run_folder
+from utils.launch import placed, run_folder
 from utils.log import LOGGER, InputError, run_script
 from utils.loss import JointLoss
 from utils.optim import OPTIMIZERS
 from utils.parts import Parts, checked_dataset, open_parts
 from utils.pretrained import IMAGENET, imagenet_file, read_weights
-from utils.processes import ALONE, Processes, joined
-from utils.resume import finished, latest_checkpoint, read_or_predecessor, resumable, resumed_options
+from utils.processes import ALONE, Processes
+from utils.resume import read_or_predecessor, resumable
 from utils.run_folder import forget_figures, stored_options, write_end, write_start
 from utils.starting import Start, read_start, start_from
 from utils.taking_turns import PairFiles, Task, side_by_side, take_turns
@@ -65,21 +64,7 @@ FLAGS = (
 
 def main(options: argparse.Namespace) -> Path:
     """Train as the options say and return the run's folder."""
-    resumed = None
-    if options.resume:
-        resumed = latest_checkpoint(options.resume, pair=True, longer="epochs" in options.typed)
-        options = resumed_options(resumed, options, FLAGS)
-    with joined() as processes:
-        if options.parallel and processes.size > 1:
-            raise InputError("--parallel: expected one process, which starts two; torchrun has started more")
-        if processes.restarts and not resumed:  # torchrun has started the processes again after one of them was killed
-            resumed = begun_before(from_root(options.project), processes)
-            if resumed and finished(resumed):
-                return resumed.path.parents[1]
-            options = resumed_options(resumed, options, FLAGS) if resumed else options
-        quiet_unless_main(processes)
-        one = functools.partial(train_both, processes=processes)
-        return cross_validate(options, resumed, one, processes) if options.folds else one(options, resumed)
+    return enter(options, FLAGS, train_both, pair=True)
 
 
 @dataclass(frozen=True)
@@ -98,6 +83,8 @@ class Setting:
 
 def train_both(options: argparse.Namespace, resumed: Checkpoint | None = None, processes: Processes = ALONE) -> Path:
     """One training of the two, or the rest of one; returns the run's folder."""
+    if options.parallel and processes.size > 1:
+        raise InputError("--parallel: expected one process, which starts two; torchrun has started more")
     setting = prepared(options, resumed, processes)
     for name in PARTS:
         log_summary(setting.networks[name], setting.parts.image_size, name.capitalize())

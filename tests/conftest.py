@@ -18,7 +18,8 @@ from utils import frames
 from utils.assessment import Assessment, assess
 from utils.config import ROOT, Hyperparameters, hyperparameters_from, load_dataset_config, load_yaml
 from utils.dataset import EchoDataset, prepare
-from utils.engine import Evaluation, MeanLosses, Speed
+from utils.engine import Evaluation, Speed
+from utils.epoch import MeanLosses
 from utils.log import LOGGER
 
 torch.set_num_threads(1)  # tiny networks: more threads only wait for each other

@@ -78,7 +78,7 @@ from tests.hostile_yaml import (
 from tests.phantoms import encode, make_dataset
 from utils import checkpoint
 from utils.config import ROOT, load_hyperparameters, load_yaml, name_fault, plain
-from utils.engine import EpochProgress
+from utils.epoch import EpochProgress
 from utils.files import write_text
 from utils.flags import from_keywords
 from utils.leakage import Fingerprint

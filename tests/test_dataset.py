@@ -17,18 +17,9 @@ from tests.phantoms import Box, make_dataset, settle, write_frame, write_image, 
 from utils import dataset as module
 from utils import frames
 from utils.augment import Augmenter
+from utils.batches import EpochBatches, Key
 from utils.config import Hyperparameters, load_dataset_config
-from utils.dataset import (
-    Batch,
-    EchoDataset,
-    EpochBatches,
-    EpochSampler,
-    Key,
-    build_loader,
-    collate,
-    list_images,
-    prepare,
-)
+from utils.dataset import Batch, EchoDataset, build_loader, collate, list_images, prepare
 from utils.labels import Label, read_label
 from utils.letterbox import fit, letterbox, padded
 from utils.log import LOGGER, InputError
@@ -400,38 +391,6 @@ def test_arranging_keeps_files_labels_and_frames_together(shapes: Path) -> None:
         np.testing.assert_array_equal(data.labels[i].boxes, plain.labels[old].boxes)
         np.testing.assert_array_equal(data.frame(i).image, plain.frame(old).image)
     assert data.groups == [path.name.split("-")[0] for path in data.files]
-
-
-# --- the order of an epoch -------------------------------------------------------------------------------------------
-
-
-def order(sampler: EpochSampler, epoch: int) -> list[int]:
-    sampler.epoch = epoch
-    keys = list(sampler)
-    assert {key.epoch for key in keys} == {epoch}
-    return [key.item for key in keys]
-
-
-def test_an_epochs_order_depends_on_seed_and_epoch_alone() -> None:
-    running = EpochSampler(50, seed=3)
-    orders = [order(running, epoch) for epoch in range(4)]
-    assert all(sorted(items) == list(range(50)) for items in orders)
-    assert len({tuple(items) for items in orders}) == 4
-    assert order(EpochSampler(50, seed=3), 2) == orders[2]  # a resumed run goes on as the first would have
-    assert order(EpochSampler(50, seed=4), 2) != orders[2]
-    assert order(EpochSampler(50, seed=3, shuffle=False), 2) == list(range(50))
-    assert len(running) == 50
-
-
-def test_weights_draw_frames_in_their_proportion() -> None:
-    sampler = EpochSampler(20_000, seed=1)
-    weights = np.zeros(20_000)
-    weights[:3] = 1.0, 3.0, 6.0
-    sampler.weights = weights
-    items = order(sampler, 0)
-    np.testing.assert_allclose(np.bincount(items, minlength=3)[:3] / 20_000, [0.1, 0.3, 0.6], atol=0.015)
-    assert len(items) == 20_000 and max(items) == 2
-    assert order(sampler, 0) == items and order(sampler, 1) != items
 
 
 # --- batches ---------------------------------------------------------------------------------------------------------

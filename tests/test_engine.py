@@ -16,16 +16,8 @@ from models.yolo import Network, Output, classifier_description
 from utils.config import ROOT, Hyperparameters, load_hyperparameters, load_yaml
 from utils.dataset import EchoDataset, build_loader
 from utils.devices import Compute
-from utils.engine import (
-    BAD_STEPS,
-    EpochProgress,
-    MultiScale,
-    NotFiniteError,
-    Thresholds,
-    evaluate,
-    restore_buffers,
-    train_one_epoch,
-)
+from utils.engine import MultiScale, Thresholds, evaluate, restore_buffers, train_one_epoch
+from utils.epoch import BAD_STEPS, EpochProgress, NotFiniteError
 from utils.loss import JointLoss, TaskLosses
 from utils.optim import RunningMean, build_optimizer
 from utils.schedule import Schedule

@@ -11,8 +11,9 @@ import torch
 
 from tests.phantoms import NAMES, VIEW_NAMES, write_frame, write_yaml
 from utils import pictures
+from utils.batches import Key
 from utils.config import load_dataset_config
-from utils.dataset import EchoDataset, Key
+from utils.dataset import EchoDataset
 from utils.engine import Evaluation, FramePrediction, Speed
 from utils.metrics import detection_figures
 from utils.pictures import view_text, write_batch_pictures, write_training_pictures

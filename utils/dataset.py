@@ -6,21 +6,20 @@ a random state of its own.
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from utils import frames, labels
 from utils.augment import Augmenter, Sample
+from utils.batches import EpochBatches, EpochSampler, Key
 from utils.config import DatasetConfig, class_names, inside, shown
 from utils.devices import cores
 from utils.file_cache import Kind, collection_paused, file_states, remembered
@@ -60,13 +59,6 @@ class Batch:
         """The same batch in page-locked memory, from which copies to a GPU overlap with work; a loader asks for it."""
         pinned = {name: getattr(self, name).pin_memory() for name in ("images", "boxes", "views")}
         return replace(self, **pinned)
-
-
-class Key(NamedTuple):
-    """What a sampler asks a dataset for."""
-
-    epoch: int
-    item: int
 
 
 class EchoDataset(Dataset[tuple[Tensor, NDArray[np.float32], int, Geometry, int]]):
@@ -190,78 +182,6 @@ class EchoDataset(Dataset[tuple[Tensor, NDArray[np.float32], int, Geometry, int]
     def views(self) -> NDArray[np.int64]:
         """The view of each frame, -1 where unlabelled."""
         return np.array([label.view for label in self.labels], np.int64)
-
-
-class EpochSampler(Sampler[Key]):
-    """Keys of one epoch, shuffled by (seed, epoch); with ``weights``, drawn with replacement in their proportion."""
-
-    def __init__(self, length: int, seed: int = 0, shuffle: bool = True) -> None:
-        self.length, self.seed, self.shuffle = length, seed, shuffle
-        self.epoch = 0
-        self.weights: NDArray[np.float64] | None = None
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[Key]:
-        rng = np.random.default_rng((self.seed, self.epoch))
-        order: Sequence[int] = range(self.length)
-        if self.weights is not None:
-            order = rng.choice(self.length, self.length, p=self.weights / self.weights.sum()).tolist()
-        elif self.shuffle:
-            order = rng.permutation(self.length).tolist()
-        return iter([Key(self.epoch, index) for index in order])
-
-
-class EpochBatches(Sampler[list[Key]]):
-    """The batches of an epoch, of which this process takes its share.
-
-    In training each batch is divided among all processes, so that together they make the steps that one would make
-    alone. In validation whole batches are dealt out in turn.
-
-    Args:
-        keys: of all frames, in order.
-        batch_size: frames a batch, in all processes.
-        processes: that share them.
-        divided: whether each batch is divided.
-
-    Attributes:
-        first: batches of the epoch that are left out, because they have been trained on already.
-
-    Raises:
-        InputError: fewer frames in a batch, or in all, than there are processes.
-    """
-
-    def __init__(self, keys: EpochSampler, batch_size: int, processes: Processes, divided: bool) -> None:
-        self.keys, self._size, self._processes, self._divided = keys, batch_size, processes, divided
-        self.first = 0
-        fewest = min(batch_size, len(keys))
-        if divided and fewest < processes.size:
-            raise InputError(
-                f"--batch-size: expected at least a frame for each of {processes.size} processes, got {fewest}"
-            )
-
-    def __len__(self) -> int:
-        return len(self._starts()[self._own()])
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        keys, starts = list(self.keys), self._starts()
-        batches = [keys[start:end] for start, end in itertools.pairwise([*starts, len(keys)])]
-        rank, size = self._processes.rank, self._processes.size
-        for batch in batches[self._own()][self.first :]:
-            if not self._divided:
-                yield batch
-                continue
-            yield batch[len(batch) * rank // size : len(batch) * (rank + 1) // size]
-
-    def _own(self) -> slice:
-        return slice(None) if self._divided else slice(self._processes.rank, None, self._processes.size)
-
-    def _starts(self) -> list[int]:
-        """Where each batch begins. A last one with fewer frames than processes becomes part of the one before."""
-        starts = list(range(0, len(self.keys), self._size))
-        rest = len(self.keys) - starts[-1]
-        return starts[:-1] if self._divided and rest < self._processes.size else starts
 
 
 def collate(samples: Sequence[tuple[Tensor, NDArray[np.float32], int, Geometry, int]]) -> Batch:

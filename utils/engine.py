@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from models.yolo import AnyModule, Output, fused
 from utils.boxes import non_max_suppression, scale_boxes, xywh_to_xyxy
 from utils.dataset import Batch
 from utils.devices import Compute
+from utils.epoch import BAD_STEPS, EpochProgress, MeanLosses, NotFiniteError, Waiting, mean_losses
 from utils.letterbox import Geometry
 from utils.log import progress as progress_bar
 from utils.loss import JointLoss
@@ -31,56 +31,6 @@ from utils.optim import RunningMean, set_rates
 from utils.processes import ALONE, Processes
 from utils.schedule import Schedule
 from utils.view_metrics import ViewFigures, view_figures
-
-BAD_STEPS = 5  # in a row without a finite gradient, after which a training does not come back by itself
-
-
-class MeanLosses(NamedTuple):
-    """Mean over an epoch's batches of the unweighted losses; NaN for what is not learned."""
-
-    box: float
-    obj: float
-    cls: float
-    view: float
-
-
-class NotFiniteError(Exception):
-    """Several steps in a row came to nothing, because their losses or gradients were no numbers.
-
-    Attributes:
-        steps: how many.
-        frames: places in the dataset of the frames of those steps that this process has seen.
-    """
-
-    def __init__(self, steps: int, frames: Sequence[int]) -> None:
-        super().__init__(f"{steps} steps in a row with a loss or gradient that is not finite")
-        self.steps, self.frames = steps, frames
-
-
-@dataclass
-class EpochProgress:
-    """How far an epoch has got, after a step of the optimizer: all that its rest needs to know of its beginning.
-
-    Attributes:
-        batches: that have been trained on.
-        sums: (4,) of their unweighted losses in all processes, where these were finite.
-        counted: batches in these sums.
-        skipped: steps that were not taken, because a loss or a gradient was not finite.
-        in_a_row: of these the latest, without a good one between or after them; earlier epochs' included.
-        bad_frames: in these, as :class:`NotFiniteError` has them.
-    """
-
-    batches: int = 0
-    sums: Tensor = field(default_factory=lambda: torch.zeros(4))
-    counted: int = 0
-    skipped: int = 0
-    in_a_row: int = 0
-    bad_frames: list[int] = field(default_factory=list)
-
-    @property
-    def losses(self) -> MeanLosses:
-        """Mean over the batches that count; NaN if none does."""
-        return _means(self.sums, self.counted)
 
 
 @dataclass(frozen=True)
@@ -139,7 +89,7 @@ def train_one_epoch(
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state = progress or EpochProgress()
     batches = len(loader)
-    step, waiting = StepGradients(len(border.branches), processes.sum), Waiting(compute)
+    step, waiting = StepGradients(len(border.branches), processes.sum), Waiting(compute.device)
     bar = progress_bar(loader, f"epoch {epoch + 1}/{schedule.epochs}", batches, "batch", initial=state.batches)
     for number, batch in enumerate(bar, state.batches):
         iteration = epoch * batches + number
@@ -177,7 +127,7 @@ def train_one_epoch(
             else:
                 restore_buffers(network, running_mean.network)
             optimizer.zero_grad(set_to_none=True)
-            step, waiting = StepGradients(len(border.branches), processes.sum), Waiting(compute)
+            step, waiting = StepGradients(len(border.branches), processes.sum), Waiting(compute.device)
             if state.in_a_row >= BAD_STEPS:
                 raise NotFiniteError(state.in_a_row, state.bad_frames)
             if after_step is not None:
@@ -186,34 +136,6 @@ def train_one_epoch(
             bar.set_postfix_str(_words(state.losses), refresh=False)
     bar.close()
     return state
-
-
-class Waiting:
-    """The batches since the last step of the optimizer: their losses and frames, which count once it is taken."""
-
-    def __init__(self, compute: Compute) -> None:
-        self.batches = 0
-        self._sums = torch.zeros(4, device=compute.device)
-        self._frames: list[int] = []
-
-    def add(self, losses: Tensor, frames: Sequence[int]) -> None:
-        """Take in a batch: its losses (4,), unweighted, and where its frames are in the dataset."""
-        self.batches += 1
-        self._sums += losses
-        self._frames += frames
-
-    def settle(self, state: EpochProgress, good: bool, processes: Processes) -> None:
-        """Add the batches to the epoch's, as the step's outcome says."""
-        sums = processes.sum(self._sums).cpu()
-        state.batches += self.batches
-        if good:
-            state.sums = state.sums + sums
-            state.counted += self.batches
-            state.in_a_row, state.bad_frames = 0, []
-        else:
-            state.skipped += 1
-            state.in_a_row += 1
-            state.bad_frames = state.bad_frames + self._frames
 
 
 @torch.no_grad()
@@ -247,10 +169,6 @@ def balance_row(
     row |= {"cosine/weight": figures.at_weight, "cosine/features": figures.at_features}
     row |= {"cosine/trunk": figures.over_trunk}
     return row | {f"cosine/{layer}": figures.by_layer.get(layer, math.nan) for layer in layers}
-
-
-def _means(sums: Tensor, batches: int) -> MeanLosses:
-    return MeanLosses(*((sums / batches).tolist() if batches else [math.nan] * 4))
 
 
 def _words(losses: MeanLosses) -> str:
@@ -435,7 +353,7 @@ def _evaluation(seen: _Seen, nv: int, with_losses: bool, operating: float | None
     return Evaluation(
         detection=_detection(seen.found, seen.labelled, operating),
         view=view,
-        losses=_means(losses.sum(0), len(losses)) if with_losses else None,
+        losses=mean_losses(losses.sum(0), len(losses)) if with_losses else None,
         confusion=seen.confusion,
         predictions=seen.found,
         speed=Speed(*(seen.seconds * 1000 / max(len(seen.found), 1)).tolist()),

@@ -15,8 +15,8 @@ from utils import outcomes
 from utils.assessment import assess
 from utils.balance_log import BalanceSummary, read_balance
 from utils.balance_plots import write_balance_figures
+from utils.batches import EpochSampler
 from utils.config import Hyperparameters, plain
-from utils.dataset import EpochSampler
 from utils.files import write_json, write_text
 from utils.parts import Parts
 from utils.pictures import write_batch_pictures, write_training_pictures

@@ -23,19 +23,12 @@ from models.border import alone
 from models.dual import Trainable
 from utils import checkpoint
 from utils.balance_log import BalanceLog
+from utils.batches import EpochBatches
 from utils.config import ROOT, Hyperparameters, plain
-from utils.dataset import Batch, EchoDataset, EpochBatches
+from utils.dataset import Batch, EchoDataset
 from utils.devices import Compute
-from utils.engine import (
-    EpochProgress,
-    Evaluation,
-    MultiScale,
-    NotFiniteError,
-    Thresholds,
-    evaluate,
-    inference_copy,
-    train_one_epoch,
-)
+from utils.engine import Evaluation, MultiScale, Thresholds, evaluate, inference_copy, train_one_epoch
+from utils.epoch import EpochProgress, NotFiniteError
 from utils.interrupt import Interrupts
 from utils.log import LOGGER, InputError, Interrupted
 from utils.loggers import RunLogger
