@@ -84,7 +84,7 @@ def test_a_last_batch_too_small_for_all_becomes_part_of_the_one_before() -> None
 
 def test_whole_batches_are_dealt_out_in_turn() -> None:
     shares, (whole,) = batches_of(30, 4, 3, divided=False), batches_of(30, 4, 1)
-    assert [[len(batch) for batch in share] for share in shares] == [[4, 4, 4], [4, 4, 4], [4, 2]]
+    assert [[len(batch) for batch in share] for share in shares] == [[4, 4, 4], [4, 4, 2], [4, 4]]
     assert [shares[i % 3][i // 3] for i in range(8)] == whole
 
 

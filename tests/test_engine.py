@@ -110,7 +110,7 @@ def test_a_gradient_that_is_not_finite_changes_no_weight_and_is_counted(
         return losses._replace(det=losses.det * math.inf)
 
     monkeypatch.setattr(JointLoss, "__call__", poisoned)
-    loader = build_loader(dataset, 8, 0)
+    loader = build_loader(dataset, 12, 0)
     rows: list[dict[str, float]] = []
     spy = Spy((1.0, 0.2))
     result = train_one_epoch(

@@ -36,6 +36,8 @@ def enter(options: argparse.Namespace, flags: Sequence[Flag], train: Training, p
                 return resumed.path.parents[1]
             options = resumed_options(resumed, options, flags) if resumed else options
         quiet_unless_main(processes)
-        if options.folds:
-            return cross_validate(options, resumed, lambda *fold: train(*fold, processes), processes)
-        return train(options, resumed, processes)
+
+        def one(own: argparse.Namespace, begun: Checkpoint | None) -> Path:
+            return train(own, begun, processes)
+
+        return cross_validate(options, resumed, one, processes) if options.folds else one(options, resumed)
