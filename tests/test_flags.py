@@ -160,7 +160,8 @@ TAKEN = {
         "--resume", "--resume a.pt", "--cache", "--cache ram", "--cache disk", "--device cpu", "--optimizer SGD",
         "--optimizer Adam", "--optimizer AdamW", "--workers 0", "--project a", "--name a", "--label-smoothing 0.1",
         "--patience 5", "--freeze 10", "--freeze 0 1 2", "--save-period 2", "--seed 1", "--rect", "--nosave", "--noval",
-        "--noautoanchor", "--noplots", "--image-weights", "--multi-scale", "--single-cls", "--exist-ok", "--cos-lr",
+        "--noautoanchor", "--noplots", "--image-weights", "--multi-scale", "--single-cls", "--exist-ok", "--sync-bn",
+        "--cos-lr",
     ),
     "val": (
         *SIZES, "--data a.yaml", "--weights a.pt", "--batch-size 4", "--conf-thres 0.1", "--iou-thres 0.5",
@@ -176,7 +177,7 @@ TAKEN = {
     ),
 }  # fmt: skip
 REFUSED = {
-    "train": ("--sync-bn", "--quad", "--evolve", "--evolve 300"),
+    "train": ("--quad", "--evolve", "--evolve 300"),
     "val": ("--augment", "--save-hybrid", "--dnn"),
     "detect": ("--augment", "--update", "--dnn", "--visualize"),
 }
@@ -197,7 +198,15 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 ABBREVIATIONS = {
-    "train": {"--batch 4": "batch_size", "--img 320": "imgsz", "--epoch 3": "epochs", "--work 0": "workers"},
+    "train": {
+        "--batch 4": "batch_size",
+        "--img 320": "imgsz",
+        "--epoch 3": "epochs",
+        "--work 0": "workers",
+        "--save 5": "save_period",
+        "--sa 5": "save_period",
+        "--sync": "sync_bn",
+    },
     "val": {"--batch 4": "batch_size", "--conf 0.1": "conf_thres", "--iou 0.5": "iou_thres", "--img 320": "imgsz"},
     "detect": {"--conf 0.1": "conf_thres", "--iou 0.5": "iou_thres", "--img 320": "imgsz", "--class 1": "classes"},
 }
