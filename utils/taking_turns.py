@@ -125,7 +125,7 @@ class PairFiles:
             content = checkpoint.paired(parts)
             if name == "best":
                 content.pop("options", None)
-            checkpoint.save(self._folder / "weights" / f"{name}.pt", content)
+            checkpoint.save(self._folder / "weights" / f"{name}.pt", content, keep=name == "last")
 
 
 def merged(detector: list[Row], classifier: list[Row], parallel: bool) -> list[Row]:
