@@ -327,5 +327,5 @@ _OPTIONAL: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "optimizer": (_are_by_name, "an optimizer's state"),
     "balancer": (_are_by_name, "a balancer's state"),
     "date": (lambda value: isinstance(value, str), "a date"),
-    "git": (lambda value: isinstance(value, str), "a commit"),
+    "git": (lambda value: isinstance(value, str | dict | None), "a commit, or what YOLOv5 says of it"),
 }
