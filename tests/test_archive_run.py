@@ -268,7 +268,8 @@ def test_torchrun_that_was_killed_goes_on_and_leaves_what_one_process_leaves(tmp
     (_, plain_errors), (out, errors) = plain.communicate(timeout=120), second.communicate(timeout=120)
     assert plain.returncode == 0, plain_errors
     assert second.returncode == 0, errors
-    assert f"{run}: {len(before)} of 14 files are finished, going on" in errors
+    said = re.search(rf"{re.escape(str(run))}: (\d+) of 14 files are finished, going on", errors)
+    assert said and len(before) <= int(said[1]) <= 14  # the other process may have begun by then
     assert out.count("frames of 14 files") == 1 and errors.count("detection: 100%") == 1
     after = markers(run)
     assert before.items() <= after.items() and len(after) == 14  # no finished file was done again

@@ -162,11 +162,11 @@ def test_a_run_that_is_cut_goes_on_with_the_fold_it_was_cut_in(place: Path, monk
     whole = cross_validate(place, "whole", save_period=1, seed=7)  # a flag that beats the hyp file, here, too
     original, calls = train.train, []
 
-    def cut(options: Any, resumed: Any = None) -> Path:
+    def cut(options: Any, *rest: Any) -> Path:
         calls.append(options.name)
         if options.name == "fold3":
             raise KeyboardInterrupt
-        return original(options, resumed)
+        return original(options, *rest)
 
     monkeypatch.setattr(train, "train", cut)
     with pytest.raises(KeyboardInterrupt):

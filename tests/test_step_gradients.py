@@ -108,7 +108,7 @@ def test_two_batches_make_the_norms_of_the_mean_loss_by_autograd() -> None:
 def _process(rank: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     step = StepGradients(2, Processes(rank, 2).sum)
-    step.add(torch.tensor([1.0 + rank, 2.0]), gradients([1.0 - 2 * rank, 1.0], [1.0, 1.0 + 2 * rank]), 2, 2.0)
+    step.add(torch.tensor([1.0 + rank, 2.0]) / 2, gradients([1.0 - 2 * rank, 1.0], [1.0, 1.0 + 2 * rank]), 2, 2.0)
     found = step.figures()
     balancer = GradNorm()
     balancer.step(found.losses, found.norms)
