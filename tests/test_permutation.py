@@ -118,10 +118,10 @@ def trained(folder: Path, data: str, epochs: int, **keywords: Any) -> dict[str, 
 
 
 def test_on_new_patients_shuffled_labels_give_chance(phantom: Path) -> None:
-    real, control = (trained(phantom, "small.yaml", 10, permute_labels=permute) for permute in (False, True))
+    real, control = (trained(phantom, "small.yaml", 14, permute_labels=permute) for permute in (False, True))
     assert real["view"]["balanced_accuracy"] > 0.75 and real["map50"] > 0.4
     low, high = control["interval"]["view"]["balanced_accuracy"]
-    assert low <= 1 / 3 <= high < 0.8
+    assert low <= 1 / 3 <= high + 1e-9 and high < 0.8
     assert control["interval"]["map50"][1] < real["interval"]["map50"][0]
     assert control["froc"]["1"] < real["froc"]["1"] / 2
     assert any("shuffled between patients" in warning for warning in control["warnings"])
