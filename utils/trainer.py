@@ -222,8 +222,7 @@ class Training:
         except NotFiniteError as error:
             raise self._not_finite(error) from error
         except Interrupted:
-            if self._processes.main:
-                self._save(epoch - 1, None, False, self._progress)
+            self._save(epoch - 1, None, False, self._progress)
             raise
         if progress.skipped:
             LOGGER.warning("epoch %d: %d steps skipped, their gradient was not finite", epoch + 1, progress.skipped)
