@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import struct
 import tarfile
 import zipfile
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from tests.test_unpickling import hostile
+from utils import archive
 from utils.archive import OLD_FORMAT, read_archive
 from utils.log import InputError
 
@@ -144,6 +146,24 @@ def test_a_mapped_file_gives_the_same_tensors_and_stays_as_it_is(tmp_path: Path)
         assert read["c"].shape == (0,) and torch.equal(read["d"][0], saved["d"][0])
     mapped["a"].zero_()
     assert path.read_bytes() == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot replace a file that is open")
+def test_a_file_that_is_replaced_while_it_is_read_is_the_one_that_was_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, other = tmp_path / "a.pt", tmp_path / "b.pt"
+    torch.save({"a": torch.arange(7)}, path)
+    torch.save({"other": torch.zeros(3), "name": "another length"}, other)
+    check = archive._check_entries
+
+    def check_and_replace(entries: list[zipfile.ZipInfo], size: int) -> None:
+        check(entries, size)
+        Path(shutil.copy(other, tmp_path / "c.pt")).replace(path)
+
+    monkeypatch.setattr(archive, "_check_entries", check_and_replace)
+    assert torch.equal(read_archive(path, mapped=True)["a"], torch.arange(7))
+    assert read_archive(path)["name"] == "another length"
 
 
 def test_a_name_that_differs_from_the_directorys_is_not_printed_whole(tmp_path: Path) -> None:

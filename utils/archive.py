@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -54,7 +54,7 @@ def read_archive(path: Path, mapped: bool = False) -> Any:
         InputError: absent, larger than any checkpoint, cut off, not such a file, or it asks for something to be run.
     """
     with _opened(path) as archive:
-        return _read(archive, path if mapped and os.name != "nt" else None)  # Windows cannot replace a mapped file
+        return _read(archive, mapped and os.name != "nt")  # Windows cannot replace a mapped file
 
 
 @contextlib.contextmanager
@@ -62,12 +62,10 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     """The archive, its entries no larger than it is; whatever is found wrong while it is open becomes one line."""
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint")
-    size = path.stat().st_size
-    if size > LARGEST:
-        raise InputError(f"{path}: expected a checkpoint of at most {LARGEST:,} bytes, got {size:,}")
     try:
-        with zipfile.ZipFile(path) as archive:
-            _check_entries(archive.infolist(), size)
+        # opened once: a training may put another file in this one's place at any moment
+        with path.open("rb") as file, zipfile.ZipFile(_sized(path, file)) as archive:
+            _check_entries(archive.infolist(), os.fstat(file.fileno()).st_size)
             yield archive
     except RefusedError as error:
         raise InputError(f"{path}: not read: {error}") from error
@@ -76,6 +74,14 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
             raise  # the file itself: no permission to read it, for one
         kind = _other_kind(path) or f"a damaged file: {printable(one_line(error), 200)}"
         raise InputError(f"{path}: expected a checkpoint, got {kind}") from error
+
+
+def _sized(path: Path, file: BinaryIO) -> BinaryIO:
+    """The file, if it is no larger than any checkpoint."""
+    size = os.fstat(file.fileno()).st_size
+    if size > LARGEST:
+        raise InputError(f"{path}: expected a checkpoint of at most {LARGEST:,} bytes, got {size:,}")
+    return file
 
 
 def _other_kind(path: Path) -> str | None:
@@ -105,7 +111,7 @@ def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
         )
 
 
-def _read(archive: zipfile.ZipFile, mapped: Path | None) -> Any:
+def _read(archive: zipfile.ZipFile, mapped: bool) -> Any:
     entries = {entry.filename for entry in archive.infolist()}
     pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
@@ -117,7 +123,7 @@ def _read(archive: zipfile.ZipFile, mapped: Path | None) -> Any:
     if order.strip() != b"little":
         raise RefusedError(f"expected numbers in little-endian order, got {order[:20]!r}")
     storages: dict[str, Storage] = {}
-    view = None if mapped is None else _MappedEntries(mapped, archive)
+    view = _MappedEntries(archive) if mapped else None
 
     def storage(identity: Any) -> Storage:
         kind, dtype, key, count = _storage_words(identity)
@@ -137,9 +143,9 @@ def _read(archive: zipfile.ZipFile, mapped: Path | None) -> Any:
 class _MappedEntries:
     """Numbers that stay in their file: entries are stored as they are, so that each is a piece of it."""
 
-    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
-        with path.open("rb") as file:
-            self._content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # changes stay in memory
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        assert archive.fp is not None  # it is open: the file its entries were read from, whatever has its name by now
+        self._content = mmap.mmap(archive.fp.fileno(), 0, access=mmap.ACCESS_COPY)  # changes stay in memory
         self._entries = {entry.filename: entry for entry in archive.infolist()}
 
     def __call__(self, name: str, dtype: torch.dtype) -> Tensor:
