@@ -18,10 +18,12 @@ from utils.log import InputError
 EXTRAS = {  # extra of pyproject.toml -> its packages as pip installs them
     "onnx": '"onnx>=1.16" "onnxscript>=0.5" "onnxruntime>=1.19" "onnxslim>=0.1.50"',
     "openvino": '"openvino>=2024.6" "nncf>=2.14"',
+    "dicom": "-r requirements-dicom.txt",
 }
 EXTRA_OF = {
     "onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx", "onnxslim": "onnx",
     "openvino": "openvino", "nncf": "openvino",
+    "pydicom": "dicom", "highdicom": "dicom", "dicognito": "dicom",
 }  # fmt: skip
 
 
