@@ -264,6 +264,7 @@ def test_what_is_needed_to_read_a_clip_stays() -> None:
         assert clean[keyword].value == source[keyword].value, keyword
     assert clean.SequenceOfUltrasoundRegions == source.SequenceOfUltrasoundRegions
     assert clean.ViewCodeSequence == source.ViewCodeSequence
+    assert OURS.anonymised(clip(SOPClassUID="1.2.9")).SOPClassUID == "1.2.9"  # a maker's own kind of file
     assert clean.DeidentificationMethod == "DICOGNITO" and clean.LongitudinalTemporalInformationModified == "MODIFIED"
 
 

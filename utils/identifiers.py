@@ -248,7 +248,8 @@ class _Cleaner:
             known = re.sub("(DateTime|Date|Time)$", "", keyword) in MOMENTS
             return ("" if kind == "TM" else _date(values)) if known else None
         if kind == "UI":
-            return [self._uid(str(value)) for value in values]
+            texts = [str(value) for value in values]
+            return texts if keyword == "SOPClassUID" else [self._uid(text) for text in texts]
         if kind == "CS":
             codes = [str(value).strip() for value in values]
             return codes if all(CODE.fullmatch(code) for code in codes) else None
