@@ -228,7 +228,7 @@ def test_nothing_that_the_basic_profile_names_leaves(golden: Path) -> None:
 @pytest.mark.filterwarnings("ignore:Invalid value")  # of this test's own reading
 def test_nothing_in_private_nested_unknown_or_broken_elements_leaves() -> None:
     pydicom = pytest.importorskip("pydicom")
-    dataset = clip(ImageType=["ORIGINAL", TEXT], SoftwareVersions="9.1", BurnedInAnnotation="YES")
+    dataset = clip(ImageType=["ORIGINAL", TEXT], SoftwareVersions=["9.1", TEXT], BurnedInAnnotation="YES")
     block = dataset.private_block(0x0019, "MAKER", create=True)
     block.add_new(1, "LO", TEXT)
     region = dataset.SequenceOfUltrasoundRegions[0]

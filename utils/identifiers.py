@@ -43,9 +43,9 @@ RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)?(\..*)?", re.IGNORECASE)  
 GROUPS = (0x0008, 0x0010, 0x0018, 0x0020, 0x0028)
 EMPTIED = ("PatientBirthDate", "PatientSex")  # type 2: they have to be there, but may be empty
 REPLACED = ("PatientName", "PatientID", "ReferringPhysicianName", "AccessionNumber", "StudyID")  # type 2, too
-TEXTS = (
-    "Manufacturer", "ManufacturerModelName", "SoftwareVersions",
-    "CodeValue", "CodingSchemeDesignator", "CodingSchemeVersion", "CodeMeaning",
+TEXTS = (  # no version of a scanner's software: some list the parts of one scanner, with dates
+    "Manufacturer", "ManufacturerModelName", "CodeValue", "CodingSchemeDesignator", "CodingSchemeVersion",
+    "CodeMeaning",
 )  # fmt: skip
 SEQUENCES = (
     "SequenceOfUltrasoundRegions", "ViewCodeSequence", "ViewModifierCodeSequence", "AnatomicRegionSequence",
