@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.phantoms import encode
+from utils.corrections import Review
 from utils.phantom import FramePlan, Jet, PhantomConfig, render
 from utils.regions import Area, of_sector
 
@@ -147,3 +149,12 @@ def image_of(clip: str, frame: int) -> NDArray[np.uint8]:
 def area_of(clip: str) -> Area | None:
     """The sector of the first clip; the others are seen whole."""
     return of_sector(image_of(clip, 0)) if clip == "clip-aa01" else None
+
+
+def review_in(folder: Path) -> Review:
+    """A review of :func:`small`, in a run folder."""
+    report, pictures = small()
+    area = area_of("clip-aa01")
+    assert area is not None
+    report["studies"][0]["clips"][0]["area"] = list(area.seen)
+    return Review(folder, report, pictures, image_of, area_of, NAMES, VIEW_NAMES)
