@@ -165,6 +165,8 @@ def test_faults_in_a_folder_are_passed_over(kept: Corrections) -> None:
     for name, text in {
         "clip-aa01-00004.json": "{", "clip-aa01-00005.json": "[]", "clip-aa01-00006.json": '{"clip": 1, "frame": "x"}',
         "another-00001.json": '{"clip": "another", "frame": 1}',
+        "clip-aa01-00007.json": json.dumps(answer | {"frame": 7, "boxes": [{"class": 1, "box": "x"}]}),
+        "clip-aa01-00008.json": json.dumps(answer),
     }.items():  # fmt: skip
         (kept.folder / "sidecars" / name).write_text(text)
     assert kept.all() == [answer]

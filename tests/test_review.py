@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -347,3 +347,21 @@ def test_a_frame_without_a_picture_of_its_own_cannot_be_corrected(opened: Browse
     opened.click("#clip-aa02 .edit")
     assert "no picture of its own" in opened.run("document.querySelector('#clip-aa02 .state').textContent")
     assert opened.run("document.querySelector('#clip-aa02 .tools').hidden")
+
+
+@pytest.mark.browser
+def test_a_network_without_views_asks_for_none(browser: Browser, tmp_path: Path) -> None:
+    review = review_in(tmp_path)
+    report = {**review.report, "view_names": []}
+    for clip in review.report["studies"][0]["clips"]:
+        clip["view"], clip["timeline"]["view"] = None, []
+    with started(replace(review, report=report, view_names=())) as server:
+        browser.open(server.url)
+        edit(browser, 9)
+        assert not browser.run("document.querySelector('#clip-aa01 .frame-view')")
+        browser.click("#reader-name")
+        browser.write("A")
+        save(browser)
+        browser.click("#clip-aa01 .play")  # ends the correction
+        browser.until("document.querySelector('#clip-aa01 .tools').hidden && review.drafts.size === 0")
+        assert server.corrections.all()[0]["view"] is None

@@ -112,9 +112,13 @@ class Corrections:
         for path in sorted((self.folder / "sidecars").glob("*.json")):
             try:
                 content = read_json(path, MOST_SIDECAR_BYTES, "a sidecar")
-                if path.stem == _name(content["clip"], content["frame"]) and content["clip"] in self._clips:
+                boxes = [{key: box[key] for key in ("class", "box")} for box in content["boxes"]]
+                view = content["view"] and content["view"]["class"]
+                words = {key: content[key] for key in ("clip", "frame", "reader")}
+                said = self._checked({**words, "boxes": boxes, "view": view})
+                if path.stem == _name(said.clip, said.frame):
                     found.append(content)
-            except (OSError, InputError, LookupError, TypeError, ValueError):
+            except (OSError, InputError, Refused, LookupError, TypeError):
                 continue
         return found
 

@@ -294,9 +294,11 @@ window.study = (() => {
         const [x1, y1, x2, y2] = box.box, tint = box.class % BRIGHT.length, text = this.name(box, "?");
         const frame = {x: x1, y: y1, width: x2 - x1, height: y2 - y1};
         const right = x1 > 0.7 * this.clip.width, long = 0.62 * size * text.length, x = right ? x2 - long : x1;
-        let y = y1 > 1.5 * size ? y1 - 0.35 * size : Math.min(y2 + 1.1 * size, this.clip.height - 3);
-        const covers = other => Math.abs(other.y - y) < size && x < other.x + other.long && other.x < x + long;
-        while (y > 2 * size && labels.some(covers)) y -= 0.5 * size;
+        const places = [y1 - 0.35 * size, y2 + 1.1 * size, y1 + 1.2 * size, y2 - 0.5 * size]
+          .filter(y => y > size && y < this.clip.height - 3);
+        const free = y => !labels.some(other => Math.abs(other.y - y) < size && x < other.x + other.long
+          && other.x < x + long);
+        const y = places.find(free) ?? places[0] ?? size;
         labels.push({x, y, long});
         return svg("g", {class: "box", "data-index": index},
           svg("rect", {...frame, class: "rim"}),
