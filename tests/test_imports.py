@@ -45,6 +45,11 @@ HEAVY = (
     "bokeh",
     "optuna",
     "requests",
+    "pydicom",
+    "pylibjpeg",
+    "av",
+    "highdicom",
+    "dicognito",
 )  # seconds each, and most runs need none
 
 

@@ -1,4 +1,4 @@
-"""Optional packages, imported on use: exporters and runtimes, which most runs do without."""
+"""Optional packages, imported on use: exporters, runtimes and what reads DICOM, which most runs do without."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from utils.log import InputError
 EXTRAS = {  # extra of pyproject.toml -> its packages as pip installs them
     "onnx": '"onnx>=1.16" "onnxscript>=0.5" "onnxruntime>=1.19" "onnxslim>=0.1.50"',
     "openvino": '"openvino>=2024.6" "nncf>=2.14"',
-    "dicom": "-r requirements-dicom.txt",
+    "dicom": '"pydicom>=3.0" "pylibjpeg>=2.0" "pylibjpeg-libjpeg>=2.2" "pylibjpeg-openjpeg>=2.3" "pylibjpeg-rle>=2.0" '
+    '"av>=14" "highdicom>=0.24" "dicognito>=0.17"',
 }
 EXTRA_OF = {
     "onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx", "onnxslim": "onnx",
     "openvino": "openvino", "nncf": "openvino",
-    "pydicom": "dicom", "highdicom": "dicom", "dicognito": "dicom",
+    "pydicom": "dicom", "pylibjpeg": "dicom", "av": "dicom", "highdicom": "dicom", "dicognito": "dicom",
 }  # fmt: skip
 
 
