@@ -14,26 +14,31 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from utils.archive_run import detect_anew, detect_shared, settings_of
+from utils.archive_run import detect_anew, detect_shared
 from utils.checkpoint import one_checkpoint
 from utils.config import find_file, from_root, load_dataset_config
 from utils.detection import Detection, with_first
 from utils.devices import keep_memory
 from utils.files import new_run_folder
 from utils.flags import COMMON, DOWNLOAD, IMGSZ, Flag, check_range, from_keywords, parse
+from utils.identifiers import Identifiers
 from utils.interrupt import Interrupts
 from utils.launch import placed, quiet_unless_main
+from utils.ledger import absolute
 from utils.log import LOGGER, InputError, Interrupted, run_script
+from utils.output_names import KEY_FILE, OutputNames
 from utils.outputs import has_screen
 from utils.predict import Predictor, load
 from utils.processes import here
+from utils.reporting import check_report
 from utils.runtimes import BATCH_SIZES, open_weights, usual_batch
-from utils.sources import FRAMES_AHEAD, Source, open_source
+from utils.sources import FRAMES_AHEAD, Source, is_dicom, open_source
+from utils.writer import asks_report
 
 FLAGS = (
     Flag("weights", "", "checkpoint of a training, also YOLOv5's own, or what export.py made of one", nargs="+"),
     DOWNLOAD,
-    Flag("source", "data/images", "image, video, folder, glob, .txt list, camera number, or stream address"),
+    Flag("source", "data/images", "image, video, DICOM file, folder, glob, .txt list, camera number, stream address"),
     Flag("data", "", "dataset yaml whose class and view names are shown instead of the checkpoint's"),
     Flag(IMGSZ, None, "pixels of the frames' longer side; the training's unless given", int),
     Flag(
@@ -51,6 +56,20 @@ FLAGS = (
     Flag("save-conf", False, "with --save-txt: add the confidence to each row"),
     Flag("save-crop", False, "write each box as a picture of its own"),
     Flag("nosave", False, "write no drawn frames or videos"),
+    Flag(
+        "save-study", False, "report on whole clips: study.json and findings.csv; the source is searched with all "
+        "folders in it, and outputs get names that say nobody's",
+    ),
+    Flag("save-html", False, "with --save-study or without: the report as a page to look at, study.html"),
+    Flag("save-dicom-sr", False, "with --save-study or without: a DICOM structured report for each study"),
+    Flag("review", False, "as --save-html, and then serve the page on this machine to correct frames and save labels"),
+    Flag("port", 0, "of --review; any free one unless given", int),
+    Flag("keep-overlay", False, "show also what lies outside the ultrasound, such as names burnt into frames"),
+    Flag("keep-identifiers", False, "name outputs after their files, and let reports say whose they are, and when"),
+    Flag("track-iou", 0.3, "boxes of following frames are one finding where they overlap more", float),
+    Flag("track-gap", 5, "frames that a finding may miss in between", int),
+    Flag("track-frames", 3, "a finding in fewer frames is called uncertain", int),
+    Flag("view-agreement", 0.7, "a view on which a smaller share of a clip's frames agrees is called uncertain", float),
     Flag("classes", None, "keep these classes only, by number", int, nargs="+"),
     Flag("calibrate", False, "views' probabilities at the temperature that was fitted on validation"),
     Flag("agnostic-nms", False, "boxes of different classes suppress each other, too"),
@@ -76,19 +95,24 @@ FLAGS = (
 def main(options: argparse.Namespace) -> Path:
     """Detect as the options say and return the run's folder."""
     weights = one_checkpoint(options.weights)
-    check_range(options, "conf_thres iou_thres", 0, 1)
-    check_range(options, "vid_stride max_det line_thickness", 1)
+    check_range(options, "conf_thres iou_thres track_iou view_agreement", 0, 1)
+    check_range(options, "vid_stride max_det line_thickness track_frames", 1)
+    check_range(options, "track_gap", 0)
+    check_range(options, "port", 0, 65535)
     if options.batch_size is not None:
         check_range(options, "batch_size", 1)
     if options.view_img and not has_screen():
         raise InputError("--view-img: expected a screen, but neither DISPLAY nor WAYLAND_DISPLAY is set")
     keep_memory()
     processes = here()
-    source = open_source(options.source, options.vid_stride)
+    report = asks_report(options)
+    source = open_source(options.source, options.vid_stride, study=report)
     one_start = source.live or options.view_img
     if one_start and (processes.size > 1 or options.resume):
         asked = "torchrun: one process" if processes.size > 1 else "--resume: a source of files without --view-img"
         raise InputError(f"{asked} expected, got {'a camera or stream' if source.live else '--view-img'}")
+    if report:
+        check_report(options, source.live, processes.size)
     quiet_unless_main(processes, heard=logging.WARNING)
     device, threads = placed(options.device, 0, processes, shared=True)
     found = open_weights(weights, options.download)
@@ -100,14 +124,13 @@ def main(options: argparse.Namespace) -> Path:
     names, view_names = shown_names(options, predictor)
     size = batch_size(options, source, predictor)
     source.ahead = max(size, FRAMES_AHEAD)
-    detection = Detection(options, predictor, names, view_names, size)
+    detection = Detection(options, predictor, names, view_names, size, output_names(options, source, report))
     with Interrupts() as interrupts:
         if one_start:
             return watch(source, detection, interrupts)
-        settings = settings_of(options, detection, found.path)
         if options.resume or processes.launch:
-            return detect_shared(source, detection, settings, processes, interrupts)
-        return detect_anew(source, detection, settings, interrupts)
+            return detect_shared(source, detection, found.path, processes, interrupts)
+        return detect_anew(source, detection, found.path, interrupts)
 
 
 def watch(source: Source, detection: Detection, interrupts: Interrupts) -> Path:
@@ -131,6 +154,15 @@ def batch_size(options: argparse.Namespace, source: Source, predictor: Predictor
     if (options.batch_size or 1) > 1:
         LOGGER.warning("--batch-size %d: frames of cameras, streams and windows go one by one", options.batch_size)
     return 1
+
+
+def output_names(options: argparse.Namespace, source: Source, report: bool) -> OutputNames:
+    """What outputs are called: of DICOM files, and of all in a report, so that the names say nobody's."""
+    if source.live or not (report or any(map(is_dicom, source.files))):
+        return OutputNames()
+    identifiers = Identifiers.open(from_root(options.project) / KEY_FILE, options.keep_identifiers)
+    root = Path(options.source)
+    return OutputNames(identifiers, absolute(root if root.is_dir() else root.parent), report)
 
 
 def shown_names(options: argparse.Namespace, predictor: Predictor) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -16,10 +16,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.dicoms import loop, write_dicom
 from tests.phantoms import GREEN, encode, picture, write_image
 from utils import sources
+from utils.draw import save
+from utils.letterbox import Image
 from utils.log import InputError
-from utils.sources import DECODERS, Frame, open_source, prefetch
+from utils.regions import COLOUR, FLAT, Area, Region
+from utils.sources import DECODERS, Frame, clip_name, frame_of, is_dicom, open_source, prefetch
 
 
 def write_video(path: Path, frames: int = 10) -> Path:
@@ -146,14 +150,6 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
         open_source(str(tmp_path / "a.txt"))
 
 
-def test_frames_larger_than_any_are_refused_before_one_is_decoded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sources, "MOST_PIXELS", 1000)
-    with pytest.raises(InputError, match=r"a\.avi: frames of at most 1,000 pixels expected, 64 x 48 came"):
-        list(open_source(str(write_video(tmp_path / "a.avi", 2))))
-
-
 @pytest.mark.parametrize("line", ["y" * 5000, "a\x1b[2J.doc", "a\0b.png"])
 def test_an_entry_that_no_file_has_is_told_in_a_short_printable_line(tmp_path: Path, line: str) -> None:
     (tmp_path / "list.txt").write_text(line)
@@ -215,7 +211,9 @@ def test_what_cannot_be_a_source_is_told_at_once(tmp_path: Path) -> None:
     for source, words in {
         str(tmp_path / "gone.png"): r"gone\.png",
         str(tmp_path / "notes.csv"): r"notes\.csv: images \(bmp .* suffix '\.csv' came",
-        str(tmp_path): r"images \(bmp .* or videos \(asf .* none is there",
+        str(
+            tmp_path
+        ): r"images \(bmp .*, videos \(asf .* or DICOM files expected, none is there; folders in it are searched with",
         "ftp://host/video.mp4": "rtsp://.*'ftp://host/video.mp4' came",
         "": "'' came",
     }.items():
@@ -521,3 +519,76 @@ def test_a_glob_below_a_folder_with_a_globs_signs_in_its_name(tmp_path: Path) ->
     found = list(open_source(f"{tmp_path}/frames [1]/*.png"))
     assert [frame.path.name for frame in found] == ["frames [1].png"]
     assert len(list(open_source(f"{tmp_path}/frames*/*.png"))) == 2  # a pattern that names no folder stays one
+
+
+# --- DICOM, and folders as studies -----------------------------------------------------------------------------------
+
+
+def test_dicom_files_come_first_as_they_were_acquired_by_suffix_or_by_content(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8))
+    write_dicom(tmp_path / "late.dcm", loop(2), AcquisitionTime="120000")
+    write_dicom(tmp_path / "1.2.840.7", loop(3), AcquisitionTime="110000")
+    write_dicom(tmp_path / "IM0001", loop(1), AcquisitionTime="100000")
+    (tmp_path / "notes").write_text("no DICOM file " * 20)
+    write_dicom(tmp_path / "DICOMDIR", loop(1), SOPClassUID="1.2.840.10008.1.3.10")
+    source = open_source(str(tmp_path))
+    found = [(frame.path.name, frame.number, frame.total) for frame in source]
+    assert found == [
+        ("IM0001", None, None), *(("1.2.840.7", n, 3) for n in range(3)), *(("late.dcm", n, 2) for n in range(2)),
+        ("a.png", None, None),
+    ]  # fmt: skip
+    assert source.total == 7 and not source.problems
+    assert is_dicom(tmp_path / "IM0001") and is_dicom(tmp_path / "gone.dcm") and not is_dicom(tmp_path / "notes")
+
+
+def test_frames_of_dicom_have_times_and_the_area_that_the_file_names(tmp_path: Path) -> None:
+    region = Region((8, 4, 100, 80), FLAT, COLOUR, (0.1, 0.2))
+    path = write_dicom(tmp_path / "a.dcm", loop(5), regions=[region], frame_time=40)
+    frames = list(open_source(str(path), vid_stride=2))
+    assert [(frame.number, frame.time) for frame in frames] == [(0, 0.0), (2, 0.08), (4, 0.16)]
+    assert all(frame.area is not None and frame.area.seen == region.rectangle for frame in frames)
+    assert frames[0].seen.shape == (76, 92, 3) and frames[0].fps == 25
+
+
+def test_a_folder_is_searched_with_all_folders_in_it_only_as_a_study(tmp_path: Path) -> None:
+    deep = tmp_path / "a" / "b"
+    write_dicom(deep / "x.dcm", loop(1))
+    (tmp_path / ".hidden").mkdir()
+    write_dicom(tmp_path / ".hidden" / "y.dcm", loop(1))
+    (deep / "back").symlink_to(tmp_path, target_is_directory=True)
+    with pytest.raises(InputError, match="none is there; folders in it are searched with --save-study"):
+        open_source(str(tmp_path))
+    assert open_source(str(tmp_path), study=True).files == [deep / "x.dcm"]
+
+
+def test_of_a_study_the_sector_is_looked_for_once_a_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+    find = sources.of_sector
+
+    def counted(image: Image) -> Area | None:
+        looked.append(1)
+        return find(image)
+
+    monkeypatch.setattr(sources, "of_sector", counted)
+    for number, frame in enumerate(loop(4)):
+        save(tmp_path / f"p1-c1-f{number}.png", frame)
+    save(tmp_path / "p2-c1-f0.png", np.zeros((96, 128, 3), np.uint8))  # no sector in it
+    frames = list(open_source(str(tmp_path), study=True))
+    assert len(looked) == 2 and frames[0].area is frames[3].area
+    assert frames[4].area is not None and not frames[4].area.shown.any() and frames[4].seen.shape == (96, 128, 3)
+    assert all(frame.area is None for frame in open_source(str(tmp_path)))
+
+
+def test_one_frame_of_a_file_is_decoded_anew(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.avi")
+    assert shown_numbers([frame_of(tmp_path / "a.avi", 7)]) == [7]
+    with pytest.raises(InputError, match=r"a\.avi: a frame 10 expected, none came"):
+        frame_of(tmp_path / "a.avi", 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "clip"),
+    [("p02-c01-f0004", "p02-c01"), ("clip 12", "clip"), ("a_7", "a"), ("a7", None), ("still", None), ("-7", None)],
+)
+def test_the_clip_of_a_frame_is_told_by_its_name(tmp_path: Path, name: str, clip: str | None) -> None:
+    assert clip_name(tmp_path / f"{name}.png") == (None if clip is None else (tmp_path, clip))

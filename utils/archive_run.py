@@ -22,13 +22,15 @@ from utils.ledger import Ledger, absolute, forget
 from utils.log import LOGGER, InputError, Interrupted
 from utils.outputs import CSV_HEADER
 from utils.processes import ALONE, Processes
+from utils.reporting import Report
 from utils.sources import Source
+from utils.writer import asks_pictures, asks_report
 
 # Options that results depend on, beside weights, source, image size and names.
 MATTER = (
     "conf_thres", "iou_thres", "max_det", "classes", "agnostic_nms", "calibrate", "amp", "half", "vid_stride",
     "save_txt", "save_view", "save_format", "save_csv", "save_conf", "save_crop", "nosave", "line_thickness",
-    "hide_labels", "hide_conf",
+    "hide_labels", "hide_conf", "keep_overlay", "keep_identifiers",
 )  # fmt: skip
 PIECE = 1 << 20
 
@@ -41,6 +43,8 @@ def settings_of(options: argparse.Namespace, detection: Detection, weights: Path
         "--imgsz": detection.predictor.image_size,
         **{f"--{name.replace('_', '-')}": getattr(options, name) for name in MATTER},
         "--data": [detection.names, detection.view_names],
+        "--save-study": asks_report(options),
+        "--save-html": asks_pictures(options),
     }
 
 
@@ -57,7 +61,16 @@ def digest(path: Path) -> str:
     return found.hexdigest()
 
 
-def detect_anew(source: Source, detection: Detection, settings: dict[str, Any], interrupts: Interrupts) -> Path:
+def _write_report(ledger: Ledger, detection: Detection, weights: Path) -> Report | None:
+    """The report on a run whose files are finished, written; None where none is asked for."""
+    if not asks_report(detection.options):
+        return None
+    report = Report(ledger, detection, (weights, digest(weights)))
+    report.write()
+    return report
+
+
+def detect_anew(source: Source, detection: Detection, weights: Path, interrupts: Interrupts) -> Path:
     """Detect in files by this process alone, into a new folder; a ledger lies there until all are finished."""
     options = detection.options
     source = replace(source, files=list({absolute(path): path for path in source.files}.values()))
@@ -67,7 +80,7 @@ def detect_anew(source: Source, detection: Detection, settings: dict[str, Any], 
         if options.save_csv:
             (folder / "predictions.csv").unlink(missing_ok=True)  # with --exist-ok, of an earlier run
         forget(folder)
-        ledger = Ledger(folder, settings, into_existing=True)
+        ledger = Ledger(folder, settings_of(options, detection, weights), True, detection.naming)
         ledger.add(source.files)
         try:
             writer = detection.writer(folder, ledger, source.failures)
@@ -78,14 +91,17 @@ def detect_anew(source: Source, detection: Detection, settings: dict[str, Any], 
             Totals(ledger).write(options.save_csv)
     if not ended:
         _stop(ledger, detection, interrupts)
-    forget(folder)
+    report = _write_report(ledger, detection, weights)
     print(detection.summary())
     print(f"Results in {folder}")
+    if report is not None and options.review:
+        report.review()
+    forget(folder)
     return folder
 
 
 def detect_shared(
-    source: Source, detection: Detection, settings: dict[str, Any], processes: Processes, interrupts: Interrupts
+    source: Source, detection: Detection, weights: Path, processes: Processes, interrupts: Interrupts
 ) -> Path:
     """Detect in this process's share of what is not finished yet in ``project/name``; the last one puts all together.
 
@@ -96,7 +112,7 @@ def detect_shared(
     options = detection.options
     check_name(options.name)
     folder = from_root(options.project) / options.name
-    ledger = Ledger(folder, settings, options.exist_ok)
+    ledger = Ledger(folder, settings_of(options, detection, weights), options.exist_ok, detection.naming)
     ledger.add(source.files)
     worked = False
     while files := ledger.todo(processes):
@@ -114,21 +130,33 @@ def detect_shared(
     if done < count:  # others are at the rest; the last of them will see all finished
         LOGGER.info("the share of process %d is finished; %d of %d files are not", processes.rank, count - done, count)
         return folder
+    report = _put_together(ledger, detection, weights, source, processes, worked)
+    if report is not None and options.review:
+        report.review()
+    return folder
+
+
+def _put_together(
+    ledger: Ledger, detection: Detection, weights: Path, source: Source, processes: Processes, worked: bool
+) -> Report | None:
+    """Write what is made of all files together, and say so once; returns the report, if one is asked for."""
+    count = len(ledger.entries)
     complete = ledger.place / f"complete-{count}"
     if complete.is_file() and not worked:
         if not ledger.skipped() and (processes.size == 1 or ledger.first(f"nothing to do {processes.start}")):
-            print(f"All {count} files are finished already; results in {folder}")
-        return folder
+            print(f"All {count} files are finished already; results in {ledger.folder}")
+        return _write_report(ledger, detection, weights)  # by other rules, perhaps
     totals = Totals(ledger)
-    totals.write(options.save_csv)
+    totals.write(detection.options.save_csv)
+    report = _write_report(ledger, detection, weights)
     complete.touch()
     ledger.clear_drafts()
     if processes.size == 1 or ledger.first(f"{totals} {processes.start}"):
         if not totals.frames:
             raise InputError(f"{source.name}: none of its {count} files can be read; first {totals.failures[0]}")
         print(totals)
-        print(f"Results in {folder}")
-    return folder
+        print(f"Results in {ledger.folder}")
+    return report
 
 
 class Totals:
@@ -176,7 +204,9 @@ class Totals:
         for entry, facts in self.ledger.facts():
             if facts is not None:
                 self.frames, self.boxes = self.frames + facts["frames"], self.boxes + facts["boxes"]
-                self.failures += [facts["failure"]] if facts["failure"] is not None else []
+                failure = facts["failure"]
+                naming = self.ledger.naming
+                self.failures += [] if failure is None else [naming.without(failure, entry.path, entry.name)]
             if facts is not None and facts["rows"] is not None:
                 yield facts["rows"].encode()
             elif entry.video and (place := self.ledger.rows_file(entry)).is_file():

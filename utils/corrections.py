@@ -34,7 +34,7 @@ MOST_BOXES = 300  # of a frame
 LEAST_SIDE = 2.0  # pixels of a box, once what lies outside of the picture is cut off
 MOST_SIDECAR_BYTES = 1_000_000
 # A name of ours; it becomes part of file names.
-_CLIP = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_CLIP = re.compile(r"\w[\w.-]{0,99}")
 
 _DESCRIPTION = """\
 # Frames that readers have corrected (detect.py --review), as a data set: train.py --data {file}

@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import itertools
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from utils.interrupt import Interrupts
 from utils.ledger import Ledger
 from utils.log import progress
-from utils.predict import Predictor
+from utils.output_names import OutputNames
+from utils.predict import Prediction, Predictor
 from utils.runtimes import described
 from utils.sources import FRAMES_AHEAD, Frame
 from utils.writer import BackgroundWriter, Writer
@@ -27,6 +28,7 @@ class Detection:
         predictor: of the network.
         names, view_names: to show.
         size: frames that the network takes at once.
+        naming: of what is written; files keep their names unless given.
         seconds, frames, boxes: of the network; seen; found.
     """
 
@@ -35,6 +37,7 @@ class Detection:
     names: tuple[str, ...]
     view_names: tuple[str, ...]
     size: int
+    naming: OutputNames = field(default_factory=OutputNames)
     seconds: float = 0.0
     frames: int = 0
     boxes: int = 0
@@ -59,7 +62,7 @@ class Detection:
         with writer as writing:
             for batch in batches(shown, self.size):
                 start = time.perf_counter()
-                predictions = self.predictor.many([frame.image for frame in batch], self.size)
+                predictions = self.predict(batch)
                 self.seconds += time.perf_counter() - start
                 self.frames, self.boxes = self.frames + len(batch), self.boxes + sum(map(len, predictions))
                 if not all(writing.take(*pair) for pair in zip(batch, predictions, strict=True)):
@@ -68,6 +71,14 @@ class Detection:
                     return False
             writing.complete()
         return True
+
+    def predict(self, frames: Sequence[Frame]) -> list[Prediction]:
+        """What the network sees in frames, the boxes in pixels of the whole frame."""
+        found = self.predictor.many([frame.seen for frame in frames], self.size)
+        return [
+            prediction if frame.area is None else replace(prediction, boxes=frame.area.moved(prediction.boxes))
+            for frame, prediction in zip(frames, found, strict=True)
+        ]
 
     def summary(self) -> str:
         """What was found, how fast, and where the network computes."""

@@ -22,6 +22,7 @@ IMAGE_SUFFIXES = frozenset(["bmp", "dng", "jpeg", "jpg", "mpo", "png", "tif", "t
 
 if "OPENCV_LOG_LEVEL" not in os.environ:  # of a damaged file it says several lines, which ours replaces
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # likewise, of a damaged video
 MOST_PIXELS = 2**26  # 8192 x 8192, 200 MB once decoded; several threads decode at a time
 MOST_BYTES = 2**30  # of a file: more than so many pixels take in any format
 _TIFF_ORDERS = {b"II": "<", b"MM": ">"}

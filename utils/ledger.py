@@ -21,11 +21,13 @@ from typing import Any
 
 from utils.files import sync_disk, write_text
 from utils.log import InputError, printable
+from utils.output_names import OutputNames
 from utils.outputs import UniqueNames
 from utils.processes import Processes
 from utils.sources import is_video
 
 PROGRESS = ".progress"
+FOLDERS = ("finished", "skipped", "rows", "clips", "drafts", "told")  # in it
 OLD = 3600  # seconds
 SHARE_OF_TIME = 0.05  # that waiting for the disk may take; markers wait for as long as that asks
 
@@ -51,15 +53,18 @@ class Ledger:
         InputError: on opening, where the run was started with other settings, or the folder is not a detection's.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], into_existing: bool = False) -> None:
+    def __init__(
+        self, folder: Path, settings: Mapping[str, Any], into_existing: bool = False, naming: OutputNames | None = None
+    ) -> None:
         """Open the run's ledger, or begin it.
 
         Args:
             folder: of the run; it need not exist.
             settings: whatever the results depend on, as plain data.
             into_existing: begin also in a folder that holds files of something else.
+            naming: of the files' outputs; after the files themselves, unless given.
         """
-        self.folder, self.place = folder, folder / PROGRESS
+        self.folder, self.place, self.naming = folder, folder / PROGRESS, naming or OutputNames()
         self.names = UniqueNames()
         self.entries: list[Entry] = []
         self._by_path: dict[Path, Entry] = {}
@@ -76,7 +81,7 @@ class Ledger:
         """Put files that are not in the plan at its end, in the order given, each once."""
         listed = list(dict.fromkeys(absolute(path) for path in files))
         while missing := [path for path in listed if path not in self._by_path]:
-            part = [[str(path), self.names(path, is_video(path))] for path in missing]
+            part = [[str(path), self.names(path, is_video(path), self.naming.stem(path))] for path in missing]
             self._publish(self._plan(self._parts), {"files.json": part})
             self._read_plan()  # another process's part, if that was faster
 
@@ -129,6 +134,11 @@ class Ledger:
         self._flushed = time.monotonic()
         self._cost = self._flushed - start
 
+    @property
+    def clips(self) -> Path:
+        """Where what was found is kept until it is reported clip by clip."""
+        return self.place / "clips"
+
     def rows_file(self, entry: Entry) -> Path:
         """Where a video's rows of predictions.csv lie, also those of an unfinished one."""
         return self.place / "rows" / f"{entry.index:07}.csv"
@@ -169,7 +179,7 @@ class Ledger:
                 f"{self.folder}: expected a detection that was cut off, got a folder with other files, or one that is "
                 "finished; --name takes a new folder, --exist-ok this one as it is"
             )
-        self._publish(self.place, {"settings.json": settings}, ("finished", "skipped", "rows", "drafts", "told"))
+        self._publish(self.place, {"settings.json": settings}, FOLDERS)
 
     def _publish(self, target: Path, files: Mapping[str, Any], folders: Iterable[str] = ()) -> None:
         """Make a folder with files in it, at once; if another process has made it meanwhile, theirs stays."""

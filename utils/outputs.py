@@ -42,10 +42,10 @@ class UniqueNames:
         self._videos: set[str] = set()
         self._before_numbers: set[str] = set()  # of the names that are taken, what stands before a last _NUMBER
 
-    def __call__(self, path: Path, video: bool = False) -> str:
-        """The stem to use for a file; the same at each call with the same path."""
+    def __call__(self, path: Path, video: bool = False, wanted: str | None = None) -> str:
+        """The stem to use for a file, its own or ``wanted``; the same at each call with the same path."""
         if path not in self._given:
-            wanted = path.stem
+            wanted = path.stem if wanted is None else wanted
             sign = "-" if wanted in self._videos else "_"  # else it would be the name of one of the video's frames
             later = (f"{wanted}{sign}{number}" for number in itertools.count(2))
             self.give(path, next(name for name in itertools.chain([wanted], later) if self._free(name, video)), video)

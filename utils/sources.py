@@ -1,9 +1,8 @@
-"""Where detect.py's frames come from: images, videos, folders, globs, lists, cameras and streams, all as RGB frames."""
+"""Where detect.py's frames come from: images, videos, DICOM, folders, globs, lists, cameras, streams; all as RGB."""
 
 from __future__ import annotations
 
 import glob
-import itertools
 import math
 import queue
 import re
@@ -11,39 +10,56 @@ import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
-
-from utils.images import IMAGE_SUFFIXES, MOST_PIXELS, error_text, read_bytes, read_image
+from utils import dicom
+from utils.images import IMAGE_SUFFIXES, read_image
+from utils.letterbox import Image
 from utils.log import LOGGER, InputError, printable
+from utils.regions import Area, of_sector, unknown
+from utils.videos import VIDEO_SUFFIXES, VideoFrame, capture, captured_frames, promised_frames, read_video
 
-VIDEO_SUFFIXES = frozenset(["asf", "avi", "gif", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ts", "wmv", "webm"])
 STREAM_PREFIXES = ("rtsp://", "rtmp://", "http://", "https://", "tcp://")
 FRAMES_AHEAD = 4  # enough to overlap decoding with the network, and only 100 MB even for 4K frames
 DECODERS = 4  # stills that are decoded at once: a GPU's network would wait for one decoder
 MAX_LIST_BYTES = 50_000_000  # a million paths
-TOLERATED_SHORTFALL = 5  # containers often promise a few frames more than they hold
-_LOOKED_FOR = f"images ({' '.join(sorted(IMAGE_SUFFIXES))}) or videos ({' '.join(sorted(VIDEO_SUFFIXES))})"
+_LOOKED_FOR = f"images ({' '.join(sorted(IMAGE_SUFFIXES))}), videos ({' '.join(sorted(VIDEO_SUFFIXES))}) or DICOM files"
+# p02-c01-f0004: frame 4 of clip p02-c01
+CLIP_FRAME = re.compile(r"(?P<clip>.+?)[-_ .]+[A-Za-z]*(?P<number>\d{1,9})", re.DOTALL)
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Frame:
-    """One decoded picture and where it came from; the last three are None for a still image."""
+    """One decoded picture and where it came from; ``number``, ``total`` and ``fps`` are None for a still image.
 
-    image: NDArray[np.uint8]  # (H, W, 3) RGB
-    path: Path  # the file; else a name: camera0, or a stream's address reduced to [A-Za-z0-9_-], without password
-    number: int | None  # position among all frames of the video or stream, from 0, whatever the stride
-    total: int | None  # frames that the video's header promises, not always truly; None where it does not say
-    fps: float | None  # frames per second; None where unknown
+    Attributes:
+        image: (H, W, 3) RGB.
+        path: the file; else a name: camera0, or a stream's address reduced to [A-Za-z0-9_-], without password.
+        number: position among all frames of the video or stream, from 0, whatever the stride.
+        total: frames that the file's header promises, not always truly; None where it does not say.
+        fps: frames per second; None where unknown.
+        time: seconds from the file's first frame; None where unknown.
+        area: where the ultrasound is in it; None where that was not asked.
+    """
+
+    image: Image
+    path: Path
+    number: int | None = None
+    total: int | None = None
+    fps: float | None = None
+    time: float | None = None
+    area: Area | None = None
+
+    @property
+    def seen(self) -> Image:
+        """What the network sees of it, not a copy."""
+        return self.image if self.area is None else self.area.crop(self.image)
 
 
 @dataclass
@@ -67,7 +83,9 @@ class Source:
     address: int | str | None = None  # of a camera or stream
     failures: dict[Path, str] = field(default_factory=dict)
     share: bool = False  # whether others read other files of the same source: to find no frame is then no error
+    study: bool = False  # whether the sector is looked for where a file does not say what of its frames is ultrasound
     ahead: int = FRAMES_AHEAD  # who takes several frames at once wants at least as many
+    _areas: dict[tuple[Path, str] | None, Area | None] = field(default_factory=dict, repr=False)  # of the clip in hand
 
     @property
     def live(self) -> bool:
@@ -84,7 +102,7 @@ class Source:
         """Frames an iteration gives if every file is sound and its header true; None if live or unknown."""
         total = 0
         for path in self.files:
-            count = _promised_frames(path) if _suffix(path) in VIDEO_SUFFIXES else 1
+            count = _promised(path)
             if count is None:
                 return None
             total += math.ceil(count / self.vid_stride)
@@ -100,7 +118,7 @@ class Source:
         with closing(_stills_ahead(self.files, self.vid_stride)) as files:
             for path, frames in files:
                 try:
-                    for frame in frames:
+                    for frame in self._placed(frames):
                         found = True
                         yield frame
                 except InputError as error:
@@ -112,28 +130,45 @@ class Source:
         if not found and not self.share:
             raise InputError(f"{self.name}: none of its {len(self.files)} files can be read; first {self.problems[0]}")
 
+    def _placed(self, frames: Iterator[Frame]) -> Generator[Frame, None, None]:
+        """Frames with their area, if it is asked for; that of a clip is its first sector, which moves no more."""
+        area: Area | None = None
+        for frame in frames:
+            if not self.study or frame.area is not None:
+                yield frame
+                continue
+            clip = clip_name(frame.path) if frame.number is None else None
+            area = _sector(frame.image, self._areas.get(clip, area))
+            if clip is not None:
+                self._areas = {clip: area}  # frames of a clip follow each other: one is enough
+            yield replace(frame, area=area or unknown(frame.image))
+
     def _live_frames(self) -> Generator[Frame, None, None]:
         assert self.address is not None
         path = Path(re.sub(r"[^A-Za-z0-9_-]+", "_", self.name)[:100])
-        with _capture(self.address, self.name) as capture:
-            if not capture.isOpened():
+        with capture(self.address, self.name) as opened:
+            if not opened.isOpened():
                 number_or_path = isinstance(self.address, int) and Path(str(self.address)).exists()
                 hint = f"; for the file or folder of that name give ./{self.address}" if number_or_path else ""
                 raise InputError(f"{self.name}: a camera or stream that can be opened expected, none answers{hint}")
-            yield from _captured_frames(capture, path, self.name, self.vid_stride)
+            for frame in captured_frames(opened, self.name, self.vid_stride):
+                yield _of_video(frame, path)
         LOGGER.warning("%s: no further frame comes, stopped reading", self.name)
 
 
-def open_source(source: str, vid_stride: int = 1, flag: str = "--source") -> Source:
+def open_source(source: str, vid_stride: int = 1, flag: str = "--source", study: bool = False) -> Source:
     """Find what ``source`` means: a file, a folder, a glob, a .txt list of paths, a camera number, a stream address.
 
-    Only names are looked up here; files are decoded, and cameras and streams opened, when the result is iterated. A
-    folder is not searched recursively (a glob with ``**`` is), and hidden files are left out. Folders and globs are
-    sorted by name with numbers in their natural order. In a list, relative lines start at the list's own folder.
+    Only names, and the headers of DICOM files, are looked up here; files are decoded, and cameras and streams opened,
+    when the result is iterated. Hidden files are left out. Folders and globs come in order: DICOM files as they were
+    acquired, then the others by name with numbers in their natural order. In a list, relative lines start at the
+    list's own folder.
 
     Args:
         vid_stride: of a video, camera or stream the first frame and every ``vid_stride``-th after it are taken.
         flag: named in errors.
+        study: a folder is searched with all folders in it (else a glob with ``**`` is), and where a file does not say
+            what of its frames is ultrasound, the sector is looked for.
 
     Raises:
         InputError: nothing is there, its suffix is none of those read, or it holds nothing to read.
@@ -150,15 +185,15 @@ def open_source(source: str, vid_stride: int = 1, flag: str = "--source") -> Sou
         raise InputError(f"{flag}: an existing file or folder, {kinds} expected, {source!r} came")
     if not path.exists():
         found = _matching(path)
-        return Source(source, vid_stride, _supported(map(Path, found), source), several=True)
+        return Source(source, vid_stride, _supported(map(Path, found), source), several=True, study=study)
     if path.is_dir():
-        shown = (entry for entry in path.iterdir() if not entry.name.startswith("."))
-        return Source(source, vid_stride, _supported(shown, source), several=True)
+        hint = "" if study else "; folders in it are searched with --save-study, or by a glob with **"
+        return Source(source, vid_stride, _supported(_within(path, study), source, hint), several=True, study=study)
     if _suffix(path) == "txt":
-        return Source(source, vid_stride, _read_list(path), several=True)
-    if _suffix(path) not in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+        return Source(source, vid_stride, _read_list(path), several=True, study=study)
+    if not _is_supported(path):
         raise _unsupported(path)
-    return Source(source, vid_stride, [path])
+    return Source(source, vid_stride, [path], study=study)
 
 
 def prefetch(items: Iterator[T], depth: int) -> Generator[T, None, None]:
@@ -208,9 +243,34 @@ def _matching(pattern: Path) -> list[str]:
     return glob.glob(str(Path(glob.escape(str(folder)), *rest)), recursive=True)  # noqa: PTH207
 
 
+def frame_of(path: Path, number: int | None, study: bool = False) -> Frame:
+    """One frame of a file, decoded anew: number None of a still.
+
+    Raises:
+        InputError: it is no longer there.
+    """
+    source = Source(str(path), 1, [path], study=study)
+    with closing(source._placed(_decode(path, 1))) as frames:
+        for frame in frames:
+            if (frame.number or 0) == (number or 0):
+                return frame
+    raise InputError(f"{path}: a frame {number} expected, none came")
+
+
 def is_video(path: Path) -> bool:
-    """Whether a file's frames are numbered, by its suffix."""
-    return _suffix(path) in VIDEO_SUFFIXES
+    """Whether a file may hold several frames, by its suffix."""
+    return _suffix(path) not in IMAGE_SUFFIXES
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM: by its suffix, or, where that is none of pictures, videos or lists, by its content."""
+    return _suffix(path) not in IMAGE_SUFFIXES | VIDEO_SUFFIXES | {"txt"} and dicom.is_dicom(path)
+
+
+def clip_name(path: Path) -> tuple[Path, str] | None:
+    """The folder and name of the clip that a still is a frame of, by its name; None where it has no number."""
+    named = CLIP_FRAME.fullmatch(path.stem)
+    return None if named is None else (path.parent, named["clip"])
 
 
 def _suffix(path: Path) -> str:
@@ -222,13 +282,45 @@ def _unsupported(path: Path) -> InputError:
     return InputError(f"{name}: {_LOOKED_FOR} expected, or a list (txt), suffix {suffix!r} came")
 
 
-def _supported(paths: Iterable[Path], source: str) -> list[Path]:
-    """The images and videos of ``paths`` by name, frame2 before frame10."""
-    files = [path for path in paths if _suffix(path) in IMAGE_SUFFIXES | VIDEO_SUFFIXES and not path.is_dir()]
+def _within(folder: Path, deep: bool) -> Iterator[Path]:
+    """What is in a folder, hidden files and folders left out; with ``deep``, in its folders, too."""
+    for entry in folder.iterdir():
+        if entry.name.startswith("."):
+            continue
+        if deep and entry.is_dir() and not entry.is_symlink():  # a link may lead back
+            yield from _within(entry, deep)
+        else:
+            yield entry
+
+
+def _is_supported(path: Path) -> bool:
+    return not path.is_dir() and (_suffix(path) in IMAGE_SUFFIXES | VIDEO_SUFFIXES or is_dicom(path))
+
+
+def _supported(paths: Iterable[Path], source: str, hint: str = "") -> list[Path]:
+    """The files of ``paths`` that are read: DICOM as they were acquired, then the others, frame2 before frame10."""
+    files = [path for path in paths if _is_supported(path)]
+    files = [path for path in files if _suffix(path) in IMAGE_SUFFIXES | VIDEO_SUFFIXES or not _is_directory(path)]
     if not files:
-        raise InputError(f"{source}: {_LOOKED_FOR} expected, none is there")
+        raise InputError(f"{source}: {_LOOKED_FOR} expected, none is there{hint}")
     pieces = {path: re.split(r"(\d+)", str(path)) for path in files}  # text and digits take turns
-    return sorted(files, key=lambda path: ([int(p) if p.isdecimal() else p for p in pieces[path]], str(path)))
+    named = sorted(files, key=lambda path: ([int(p) if p.isdecimal() else p for p in pieces[path]], str(path)))
+    return sorted(named, key=_acquired)
+
+
+def _acquired(path: Path) -> tuple[bool, str]:
+    """What puts DICOM files in order of acquisition, before all others; that one cannot be read is told later."""
+    if _suffix(path) in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+        return True, ""
+    try:
+        return False, dicom.read_header(path).acquired
+    except InputError:
+        return False, ""
+
+
+def _is_directory(path: Path) -> bool:
+    """Whether a file is a DICOMDIR, a list of the files beside it."""
+    return path.stem.upper() == "DICOMDIR" and dicom.is_directory(path)
 
 
 def _read_list(path: Path) -> list[Path]:
@@ -273,76 +365,48 @@ def _result(still: Future[Frame]) -> Iterator[Frame]:
 
 
 def _still(path: Path) -> Frame:
-    return Frame(read_image(path), path, None, None, None)
+    return Frame(read_image(path), path)
+
+
+def _of_video(frame: VideoFrame, path: Path) -> Frame:
+    time = None if frame.fps is None else frame.number / frame.fps
+    return Frame(frame.image, path, frame.number, frame.total, frame.fps, time)
 
 
 def _decode(path: Path, vid_stride: int) -> Iterator[Frame]:
     if _suffix(path) in IMAGE_SUFFIXES:
         yield _still(path)
     elif _suffix(path) in VIDEO_SUFFIXES:
-        head = _beginning(path)
-        with _capture(path, str(path)) as capture:
-            if not capture.isOpened():
-                raise InputError(f"{path}: is not a video that OpenCV can decode (first bytes {head!r})")
-            yield from _captured_frames(capture, path, str(path), vid_stride)
+        for frame in read_video(path, vid_stride):
+            yield _of_video(frame, path)
+    elif is_dicom(path):
+        yield from _dicom_frames(path, vid_stride)
     else:
         raise _unsupported(path)
 
 
-@contextmanager
-def _capture(address: Path | int | str, name: str) -> Iterator[cv2.VideoCapture]:
-    capture = None
-    try:  # absolute, so that a file named like an address ("tcp:x.avi") stays a file
-        capture = cv2.VideoCapture(str(address.absolute()) if isinstance(address, Path) else address)
-        yield capture
-    except cv2.error as error:  # also a camera number past 32 bits
-        raise InputError(f"{name}: frames expected, OpenCV refuses: {error_text(error)}") from error
-    finally:
-        if capture is not None:
-            capture.release()
+def _dicom_frames(path: Path, vid_stride: int) -> Iterator[Frame]:
+    header = dicom.read_header(path)
+    area, several = header.area, header.frames > 1
+    for number, image in dicom.read_frames(header, vid_stride):
+        area = _sector(image, area)
+        time = header.times[number] if number < len(header.times) else None
+        frame = Frame(image, path, time=time, area=area or unknown(image))
+        yield replace(frame, number=number, total=header.frames, fps=header.fps) if several else frame
 
 
-def _captured_frames(capture: cv2.VideoCapture, path: Path, name: str, vid_stride: int) -> Iterator[Frame]:
-    """Frames until one cannot be read; what the header promises is passed on and compared, never relied on."""
-    width, height = (capture.get(side) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
-    if width * height > MOST_PIXELS:  # its header says so, before a frame is decoded
-        raise InputError(f"{name}: frames of at most {MOST_PIXELS:,} pixels expected, {width:.0f} x {height:.0f} came")
-    total = _frame_count(capture)
-    rate = capture.get(cv2.CAP_PROP_FPS)
-    fps = rate if 0 < rate < math.inf else None
-    decoded = False
-    for number in itertools.count():
-        if not capture.grab():
-            break
-        if number % vid_stride:
-            continue
-        whole, image = capture.retrieve()
-        if whole:  # else one damaged frame, which need not end the video
-            decoded = True
-            yield Frame(np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8), path, number, total, fps)
-    if not decoded:
-        raise InputError(f"{name}: a video without frames")
-    if total is not None and number < total - TOLERATED_SHORTFALL:
-        LOGGER.warning("%s: ends after %d frames, its header promises %d", name, number, total)
+def _sector(image: Image, known: Area | None) -> Area | None:
+    """A clip's area: the one that is known of it, else, if there is one, that of this frame."""
+    return known if known is not None and known.shown.shape == image.shape[:2] else of_sector(image)
 
 
-def _frame_count(capture: cv2.VideoCapture) -> int | None:
-    count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    return int(count) if 0 < count < 1e9 else None
-
-
-def _beginning(path: Path) -> bytes:
-    """The first bytes of a video's file, which holds frames; a playlist in its place would have other files opened."""
-    head = read_bytes(path, 8)
-    if head.lstrip(b"\xef\xbb\xbf").startswith((b"#EXTM3U", b"ffconca", b"v=0", b"<?xml", b"[playli")):
-        raise InputError(f"{path}: a video expected, a list of other files or addresses came (first bytes {head!r})")
-    return head
-
-
-def _promised_frames(path: Path) -> int | None:
+def _promised(path: Path) -> int | None:
+    """Frames that a file's header promises, not always truly; None where it does not say."""
+    if _suffix(path) in VIDEO_SUFFIXES:
+        return promised_frames(path)
+    if _suffix(path) in IMAGE_SUFFIXES:
+        return 1
     try:
-        _beginning(path)
-    except InputError:  # told when it is to be decoded
+        return dicom.read_header(path).frames
+    except InputError:
         return 0
-    with _capture(path, str(path)) as capture:
-        return _frame_count(capture) if capture.isOpened() else 0

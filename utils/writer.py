@@ -15,6 +15,7 @@ from typing import TextIO
 import cv2
 import numpy as np
 
+from utils.clip_store import ClipStore
 from utils.draw import draw, save
 from utils.ledger import Ledger
 from utils.letterbox import Image
@@ -42,13 +43,14 @@ class Writer:
         ledger: Ledger | None = None, failures: Mapping[Path, str] | None = None,
     ) -> None:  # fmt: skip
         self.folder, self.options, self.names, self.view_names = folder, options, names, view_names
-        self._ledger, self._failures = ledger, failures or {}
+        self._ledger, self._failures = ledger, {} if failures is None else failures  # an empty one fills later
         self._unique = UniqueNames()
         self._file: Path | None = None  # the file in hand, of which these are:
         self._frames = self._boxes = 0
         self._video: Video | None = None
         self._rows: TextIO | None = None
         self._rows_draft: Path | None = None
+        self._clips = None if ledger is None or not asks_report(options) else ClipStore(ledger, asks_pictures(options))
         if options.save_csv and ledger is None:
             self._rows = (folder / "predictions.csv").open("w", newline="", encoding="utf-8")
             csv.writer(self._rows).writerow(CSV_HEADER)
@@ -79,18 +81,20 @@ class Writer:
         numbered = frame_name(name, frame.number)
         if options.save_txt or options.save_view:
             self._write_label(numbered, frame, prediction)
+        shown = frame.image if frame.area is None or options.keep_overlay else frame.area.masked(frame.image)
         if self._rows is not None:
-            rows = csv_rows(
-                frame.path.name, frame.number, prediction.boxes, self.names, prediction.view, self.view_names
-            )
+            called = frame.path.name if self._ledger is None else self._ledger.naming.file(frame.path, name)
+            rows = csv_rows(called, frame.number, prediction.boxes, self.names, prediction.view, self.view_names)
             csv.writer(self._rows).writerows(rows)
         if options.save_crop:
-            self._write_crops(numbered, frame.image, prediction)
-        shown = self._write_drawn(name, frame, prediction)
+            self._write_crops(numbered, shown, prediction)
+        if self._clips is not None:
+            self._clips.take(frame, prediction, shown)
+        going_on = self._write_drawn(name, frame, shown, prediction)
         self._frames, self._boxes = self._frames + 1, self._boxes + len(prediction)
         if frame.number is None:  # a still is whole at once, also if the next frame never comes
             self._close_file(whole=True)
-        return shown
+        return going_on
 
     def _name(self, path: Path, video: bool) -> str:
         return self._unique(path, video) if self._ledger is None else self._ledger.entry(path).name
@@ -117,16 +121,18 @@ class Writer:
         elif self._rows is not None and self._rows_draft is not None:
             self._rows.close()
             self._rows_draft.replace(self._ledger.rows_file(entry))
+        if self._clips is not None:
+            self._clips.end(entry, whole)
         self._rows = self._rows_draft = None
         if whole:
             self._ledger.record(entry, self._frames, self._boxes, rows, self._failures.get(file))
 
-    def _write_drawn(self, name: str, frame: Frame, prediction: Prediction) -> bool:
+    def _write_drawn(self, name: str, frame: Frame, shown: Image, prediction: Prediction) -> bool:
         options = self.options
         if options.nosave and not options.view_img:
             return True
         drawn = draw(
-            frame.image, prediction.boxes, self.names, view_text(prediction.view, self.view_names),
+            shown, prediction.boxes, self.names, view_text(prediction.view, self.view_names),
             line_thickness=options.line_thickness, hide_labels=options.hide_labels, hide_conf=options.hide_conf,
         )  # fmt: skip
         if not options.nosave:
@@ -271,6 +277,16 @@ class BackgroundWriter:
                     self._writer.take(*item)
                 except BaseException as error:
                     self._error = error
+
+
+def asks_report(options: argparse.Namespace) -> bool:
+    """Whether files are to be reported on clip by clip."""
+    return bool(options.save_study or options.save_dicom_sr or asks_pictures(options))
+
+
+def asks_pictures(options: argparse.Namespace) -> bool:
+    """Whether the report is to be looked at."""
+    return bool(options.save_html or options.review)
 
 
 def show(image: Image, still: bool) -> bool:

@@ -1,0 +1,81 @@
+"""What the outputs of a file are called: after the file, or, so that nobody is named, after a keyed hash."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils import dicom
+from utils.identifiers import Identifiers
+from utils.log import InputError
+from utils.sources import clip_name, is_dicom, is_video
+
+KEY_FILE = "identifiers.key"  # in the folder of the runs
+
+
+@dataclass(frozen=True)
+class OutputNames:
+    """Names by the rules of a run.
+
+    Attributes:
+        identifiers: hashes names; None where files keep theirs.
+        root: folder of the source, from which files are named.
+        all_files: whether every file's name may say whose it is, and not only those of DICOM files.
+    """
+
+    identifiers: Identifiers | None = None
+    root: Path = Path()
+    all_files: bool = False
+
+    def hides(self, path: Path) -> bool:
+        """Whether a file's own name is not to be written."""
+        return self.identifiers is not None and not self.identifiers.keep and (self.all_files or is_dicom(path))
+
+    def stem(self, path: Path) -> str:
+        """What a file's outputs are called if no other's are."""
+        if self.identifiers is None or not self.hides(path):
+            return path.stem
+        if is_dicom(path):
+            try:
+                return self.identifiers.name("clip", dicom.read_header(path).instance or self._relative(path))
+            except InputError:  # told when its frames are asked for
+                return self.identifiers.name("file", self._relative(path))
+        clip = None if is_video(path) else clip_name(path)
+        if clip is None:
+            return self.identifiers.name("clip", self._relative(path))
+        number = path.stem[len(clip[1]) :].lstrip("-_ .")
+        return f"{self.identifiers.name('clip', self._relative(clip[0] / clip[1]))}-{number}"
+
+    def clip(self, path: Path, stem: str) -> str:
+        """What the clip of a file is called whose outputs are called ``stem``: of a folder's frames all alike."""
+        clip = None if is_video(path) else clip_name(path)
+        if self.identifiers is None:
+            return stem if clip is None else clip[1]
+        if not self.hides(path):
+            return self.identifiers.name("clip", stem if clip is None else clip[1])
+        return stem if clip is None else self.identifiers.name("clip", self._relative(clip[0] / clip[1]))
+
+    def study(self, value: str) -> str:
+        """What a study is called, by its UID or its folder."""
+        return value if self.identifiers is None else self.identifiers.name("study", value)
+
+    def folder(self, path: Path) -> str:
+        """The folder of a file, from the source's."""
+        return self._relative(path.parent) if path.parent != self.root else self.root.name
+
+    def file(self, path: Path, stem: str) -> str:
+        """What a file itself is called in tables."""
+        return stem if self.hides(path) else path.name
+
+    def without(self, text: str, path: Path, stem: str) -> str:
+        """A message about a file, its name replaced where that is hidden."""
+        if not self.hides(path):
+            return text
+        text = text.replace(str(path), stem)
+        return re.sub(rf"(?<!\w){re.escape(path.name)}(?!\w)", stem, text)
+
+    def _relative(self, path: Path) -> str:
+        """The same wherever the source lies."""
+        return Path(os.path.relpath(path, self.root)).as_posix()
