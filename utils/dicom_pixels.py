@@ -242,16 +242,25 @@ def _finisher(file: DicomFile, layout: Layout) -> Callable[[NDArray[Any], str], 
     def finish(values: NDArray[Any], photometric: str) -> NDArray[np.uint8]:
         if values.shape[:2] != shape:
             raise ValueError(f"{shape[1]} x {shape[0]} pixels expected, {values.shape[1]} x {values.shape[0]} came")
-        values = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
+        values = _interleaved(values)
         if values.dtype != np.uint8 or layout.samples == 1 or layout.stored < 8:
             values = np.take(table(values.dtype), values.view(f"u{values.dtype.itemsize}"), axis=0)
         if values.ndim == 2:
             return np.asarray(cv2.cvtColor(values, cv2.COLOR_GRAY2RGB), np.uint8)
         if photometric in _YBR:  # OpenCV's order is Y Cr Cb
-            return np.asarray(cv2.cvtColor(np.ascontiguousarray(values[..., [0, 2, 1]]), cv2.COLOR_YCrCb2RGB), np.uint8)
+            turned = np.empty_like(values)
+            cv2.mixChannels([values], [turned], [0, 0, 1, 2, 2, 1])
+            return np.asarray(cv2.cvtColor(turned, cv2.COLOR_YCrCb2RGB), np.uint8)
         return np.asarray(values, np.uint8)
 
     return finish
+
+
+def _interleaved(values: NDArray[Any]) -> NDArray[Any]:
+    """Contiguous, in this machine's byte order; OpenCV joins three planes faster than numpy copies them."""
+    if values.dtype == np.uint8 and values.ndim == 3 and (planes := values.transpose(2, 0, 1)).flags.c_contiguous:
+        return np.asarray(cv2.merge(list(planes)))
+    return np.ascontiguousarray(values, values.dtype.newbyteorder("="))
 
 
 def _reason(error: Exception) -> str:

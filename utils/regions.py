@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -56,7 +57,7 @@ class Area:
 
     def masked(self, image: Image) -> Image:
         """A copy of a frame, black outside what may be shown."""
-        return np.where(self.shown[..., None], image, 0).astype(np.uint8)
+        return np.asarray(cv2.bitwise_and(image, image, mask=self.shown.view(np.uint8)), np.uint8)
 
     def moved(self, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
         """Boxes (n, 6) of what the network saw, in pixels of the whole frame."""
