@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import signal
+import urllib.request
 from pathlib import Path
 
 import cv2
@@ -11,7 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.labs import lab
 from tests.scripts import SMALL, phantom_yaml, run, succeed, tiny_cfg
+from tests.torchrun import kill, launched, started, wait_for
 from utils.images import read_image
 from utils.labels import read_label
 from utils.loggers import read_results
@@ -149,6 +154,49 @@ def test_detect_on_a_video_writes_a_video_and_numbers_its_frames(place: Path, we
     drawn = cv2.VideoCapture(str(folder / "clip.mp4"))
     assert drawn.get(cv2.CAP_PROP_FRAME_COUNT) == -(-count // 2)
     assert drawn.get(cv2.CAP_PROP_FPS) == pytest.approx(5, abs=0.1)
+
+
+def test_detect_on_a_study_leaves_its_report(place: Path, weights: Path) -> None:
+    source = lab(place / "study")
+    given = ("--save-html", "--save-dicom-sr", "--conf-thres", "0.001", "--max-det", "2")
+    out = succeed("detect.py", "--weights", weights, "--source", source, *given, "--project", place / "studies")
+    run = place / "studies" / "exp"
+    assert f"Results in {run}" in out
+    report = json.loads((run / "study.json").read_text())
+    kinds = [clip["kind"] for study in report["studies"] for clip in study["clips"]]
+    assert kinds == ["dicom", "dicom", "video", "frames", "still"] and len(report["skipped"]) == 1
+    page = (run / "study.html").read_text()
+    assert all(clip["id"] in page for study in report["studies"] for clip in study["clips"])
+    assert len(list(run.glob("*.dcm"))) == 1 and (run / "findings.csv").read_text().startswith("study,clip,")
+
+
+def test_a_study_by_two_processes_is_reported_as_by_one(place: Path, weights: Path) -> None:
+    source = lab(place / "shared study")
+    given = [f"--weights={weights}", f"--source={source}", f"--project={place / 'shared'}"]
+    given += ["--save-html", "--conf-thres=0.001", "--max-det=2", "--batch-size=1"]
+    succeed("detect.py", *given, "--name=one")
+    done = launched("--nproc_per_node", "2", script="detect.py", arguments=(*given, "--name=two"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (json.loads((place / "shared" / name / "study.json").read_text()) for name in ("one", "two"))
+    assert {**one, "created": ""} == {**two, "created": ""}
+    sizes = [(place / "shared" / name / "study.html").stat().st_size for name in ("one", "two")]
+    assert sizes[0] == sizes[1]
+
+
+def test_a_review_is_served_until_it_is_ended(place: Path, weights: Path) -> None:
+    source = lab(place / "reviewed study")
+    log = place / "review.txt"
+    given = [f"--weights={weights}", f"--source={source}", f"--project={place / 'reviews'}"]
+    process = started("detect.py", *given, "--review", log=log)
+    wait_for(lambda: "http://127.0.0.1:" in log.read_text(), process)
+    address = re.search(r"http://127\.0\.0\.1:\S+", log.read_text())
+    assert address is not None
+    with urllib.request.urlopen(address[0], timeout=20) as answer:
+        assert b"Echo study report" in answer.read()
+    assert kill(process, signal.SIGTERM) == 0, log.read_text()[-2000:]
+    assert (place / "reviews" / "exp" / "study.html").is_file() and not (
+        place / "reviews" / "exp" / ".progress"
+    ).exists()
 
 
 def test_a_second_run_gets_a_folder_of_its_own_and_starts_from_weights(place: Path, weights: Path) -> None:

@@ -561,7 +561,9 @@ def test_a_folder_is_searched_with_all_folders_in_it_only_as_a_study(tmp_path: P
     assert open_source(str(tmp_path), study=True).files == [deep / "x.dcm"]
 
 
-def test_of_a_study_the_sector_is_looked_for_once_a_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_study_the_sector_is_looked_for_in_each_still_and_once_a_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     looked: list[int] = []
     find = sources.of_sector
 
@@ -570,12 +572,17 @@ def test_of_a_study_the_sector_is_looked_for_once_a_clip(tmp_path: Path, monkeyp
         return find(image)
 
     monkeypatch.setattr(sources, "of_sector", counted)
-    for number, frame in enumerate(loop(4)):
-        save(tmp_path / f"p1-c1-f{number}.png", frame)
-    save(tmp_path / "p2-c1-f0.png", np.zeros((96, 128, 3), np.uint8))  # no sector in it
-    frames = list(open_source(str(tmp_path), study=True))
-    assert len(looked) == 2 and frames[0].area is frames[3].area
-    assert frames[4].area is not None and not frames[4].area.shown.any() and frames[4].seen.shape == (96, 128, 3)
+    video = cv2.VideoWriter(str(tmp_path / "a.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 25, (128, 96))
+    for frame in (np.zeros((96, 128, 3), np.uint8), *loop(3)):  # a dark frame says nothing of the next
+        video.write(frame)
+    video.release()
+    save(tmp_path / "p1-c1-f1.png", loop(3)[1])
+    save(tmp_path / "p1-c1-f2.png", loop(3)[2])
+    areas = [frame.area for frame in open_source(str(tmp_path), study=True)]
+    assert len(looked) == 4 and areas[1] is not None and areas[1] is areas[3]
+    assert areas[0] is not None and not areas[0].shown.any() and areas[0].seen == (0, 0, 128, 96)
+    alone = open_source(str(tmp_path / "p1-c1-f2.png"), study=True)
+    assert areas[5] is not None and areas[5].seen == next(iter(alone)).area.seen  # type: ignore[union-attr]
     assert all(frame.area is None for frame in open_source(str(tmp_path)))
 
 

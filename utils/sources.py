@@ -85,7 +85,6 @@ class Source:
     share: bool = False  # whether others read other files of the same source: to find no frame is then no error
     study: bool = False  # whether the sector is looked for where a file does not say what of its frames is ultrasound
     ahead: int = FRAMES_AHEAD  # who takes several frames at once wants at least as many
-    _areas: dict[tuple[Path, str] | None, Area | None] = field(default_factory=dict, repr=False)  # of the clip in hand
 
     @property
     def live(self) -> bool:
@@ -131,16 +130,16 @@ class Source:
             raise InputError(f"{self.name}: none of its {len(self.files)} files can be read; first {self.problems[0]}")
 
     def _placed(self, frames: Iterator[Frame]) -> Generator[Frame, None, None]:
-        """Frames with their area, if it is asked for; that of a clip is its first sector, which moves no more."""
+        """A file's frames with their area, if it is asked for: the first sector of a video, which moves no more.
+
+        Of stills each has its own, as who reads one of a clip may have read no other.
+        """
         area: Area | None = None
         for frame in frames:
             if not self.study or frame.area is not None:
                 yield frame
                 continue
-            clip = clip_name(frame.path) if frame.number is None else None
-            area = _sector(frame.image, self._areas.get(clip, area))
-            if clip is not None:
-                self._areas = {clip: area}  # frames of a clip follow each other: one is enough
+            area = _sector(frame.image, area)
             yield replace(frame, area=area or unknown(frame.image))
 
     def _live_frames(self) -> Generator[Frame, None, None]:
