@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 import train
 from models.balancer import Balancer
 from models.yolo import Network
+from tests.hostile_dicom import PIECES, dicoms, dicoms_made, dicoms_nasty, read_dicom
 from tests.hostile_images import images, images_nasty, read_image_file, read_video, videos, videos_nasty
 from tests.hostile_parts import (
     CHANGES,
@@ -428,6 +429,7 @@ KINDS: Mapping[str, Kind] = {
     "outcomes": OUTCOMES,
     "metrics": METRICS,
     "card": CARDS,
+    "dicom": Kind(lambda _: dicoms(), dicoms_nasty, read_dicom, PIECES, dicoms_made),
     "video": Kind(
         lambda _: videos(), videos_nasty, read_video, (b"RIFF", b"00dc", b"moov", b"mdat", b"\xff\xff\xff\x00")
     ),

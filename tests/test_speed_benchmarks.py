@@ -43,6 +43,7 @@ def test_train_memory_shows_what_both_paths_hold(tmp_path: Path) -> None:
     assert plain["MB"] > 100 and fast["MB ratio"] == pytest.approx(fast["MB"] / plain["MB"])
 
 
+@pytest.mark.long
 def test_growth_measures_ten_times_the_frames(tmp_path: Path) -> None:
     one, ten = rows_of("growth", tmp_path, *small(tmp_path), *ONCE, "--patients", "3", "--images", "24")
     assert ten["frames"] == 10 * one["frames"] and one["images/s"] > 0
@@ -59,6 +60,7 @@ def test_epoch_overhead_accounts_for_all_of_an_epoch(tmp_path: Path) -> None:
     assert sum(shares[row["part"]] for row in rows[:-2]) == pytest.approx(1)
 
 
+@pytest.mark.long
 def test_val_speed_times_whole_commands_that_agree(tmp_path: Path) -> None:
     data = phantom_yaml(tmp_path)
     plain, ours = rows_of("val_speed", tmp_path, "--weights", saved("joint"), "--data", data, "--imgsz", "64", *ONCE)
@@ -76,6 +78,16 @@ def test_detect_speed_compares_one_by_one_a_folder_and_exports(tmp_path: Path) -
     assert all(row["frames/s"] > 0 and row["deviation"] < 0.05 for row in rows)
 
 
+def test_study_speed_compares_ways_with_the_network_alone(tmp_path: Path) -> None:
+    given: tuple[str | Path, ...] = ("--syntaxes", "jpeg", "rle", "--frames", "3", "--height", "120", "--imgsz", "64")
+    given = ("--weights", saved("joint"), *given)
+    rows = rows_of("study_speed", tmp_path, *given, *ONCE)
+    assert [row["loop"] for row in rows] == ["jpeg"] * 4 + ["rle"] * 4 and {row["frames"] for row in rows} == {3}
+    assert rows[0]["way"] == "network alone" and rows[0]["ratio"] == 1
+    assert rows[1]["ratio"] == pytest.approx(rows[1]["s"] / rows[0]["s"]) and rows[1]["report, s"] > 0
+
+
+@pytest.mark.long
 def test_startup_stops_every_script_at_its_first_batch(tmp_path: Path) -> None:
     rows = rows_of("startup", tmp_path, "--weights", saved("joint"), *ONCE, "--scripts", "train", "detect")
     assert [row["script"] for row in rows] == ["train.py", "detect.py"]
@@ -96,6 +108,7 @@ def test_bf16_trains_each_seed_in_both_types(tmp_path: Path) -> None:
     assert all(row["mAP50 bf16 - fp32"] == pytest.approx(row["bf16 mAP50"] - row["fp32 mAP50"]) for row in rows)
 
 
+@pytest.mark.long
 def test_bf16_by_rounding_differs_from_fp32_where_there_is_no_bf16(tmp_path: Path) -> None:
     flags = (
         "--cfg", tiny_cfg(tmp_path), "--img", "64", "--epochs", "1", "--data", phantom_yaml(tmp_path), "--no-amp",

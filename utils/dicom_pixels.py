@@ -66,7 +66,8 @@ def layout_of(file: DicomFile) -> Layout:
     """
     dataset, path = file.dataset, file.path
     if file.pixels is None:
-        raise InputError(f"{path}: a DICOM file with pictures expected, {named(file.sop_class)} without pixels came")
+        kind = named(file.sop_class) if file.sop_class else "one"
+        raise InputError(f"{path}: a DICOM file with pictures expected, {kind} without pixels came")
     if file.syntax not in UNCOMPRESSED | VIDEOS | DECODERS.keys():
         raise InputError(f"{path}: a transfer syntax that is read expected, {named(file.syntax)} came")
     if file.pixels.encapsulated == (file.syntax in UNCOMPRESSED):
