@@ -4,8 +4,8 @@
     python benchmarks/study_speed.py --weights best.pt --source loop.dcm --img 640
 
 Decoding, network and writing overlap; alone, the network is given the same frames, decoded already and cropped to their
-region. Both take them in batches of the same size. Ways take turns: the network alone, the report without and with its
-page, and with the drawn video, too. Writing the report itself comes once a study, and has a column of its own.
+region, in batches of the same size. Ways take turns: the network alone, decoding alone, the report without and with its
+page, and with the drawn video, too. The report itself is written once a study, and has a column of its own.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -39,6 +40,7 @@ from utils.reporting import Report
 from utils.sources import FRAMES_AHEAD, Frame, Source, open_source
 
 SYNTAXES = ("explicit", "jpeg", "rle", "jpeg 2000", "h.264")
+NETWORK, DECODING = "network alone", "decoding alone"
 WAYS = {
     "report": {"save_study": True, "nosave": True},
     "report with page": {"save_html": True, "nosave": True},
@@ -51,6 +53,7 @@ FLAGS = (
     Flag("height", 600, "of its frames, in pixels, 4 to 3", int),
     Flag("syntaxes", SYNTAXES, "of phantom loops, by the names in tests/dicoms.py", nargs="+"),
     Flag(IMGSZ, 640, "pixels of the longer side, as the network sees it", int),
+    Flag("ways", (DECODING, *WAYS), "to time beside the network", nargs="+", choices=(DECODING, *WAYS)),
     Flag("rounds", 3, "in which each way is timed once", int),
     JSON,
     Flag("traceback", False, "show where an error arose"),
@@ -65,19 +68,20 @@ def main(options: argparse.Namespace) -> None:
         folder = Path(name)
         given = {Path(options.source).name: Path(options.source)}
         for loop, path in (given if options.source else phantom_loops(options, folder)).items():
-            rows += compared(loop, Loop(weights, path, options.imgsz, folder), options.rounds)
+            rows += compared(loop, Loop(weights, path, options.imgsz, folder), options.rounds, options.ways)
     report("study_speed", rows, options.json)
 
 
-def compared(name: str, loop: Loop, rounds: int) -> list[Row]:
+def compared(name: str, loop: Loop, rounds: int, chosen: Sequence[str]) -> list[Row]:
     """A row a way."""
-    alone = "network alone"
-    ways = {alone: loop.network, **{way: partial(loop.detected, way) for way in WAYS}}
+    ways = {NETWORK: loop.network, DECODING: loop.decoded, **{way: partial(loop.detected, way) for way in WAYS}}
+    ways = {way: ways[way] for way in ways if way in chosen or way == NETWORK}
     figures = in_turns(ways, rounds, name)
     return [
         {
             "loop": name, "way": way, "frames": len(loop.frames), "s": min(figures[way]),
-            "ratio": ratio(figures[way], figures[alone]), "report, s": loop.reports.get(way, 0.0),
+            "ms a frame": 1000 * min(figures[way]) / len(loop.frames),
+            "ratio": ratio(figures[way], figures[NETWORK]), "report, s": loop.reports.get(way, 0.0),
         }
         for way in ways
     ]  # fmt: skip
@@ -113,6 +117,13 @@ class Loop:
         start = time.perf_counter()
         for batch in batches(self.frames, detection.size):
             detection.predict(batch)
+        return time.perf_counter() - start
+
+    def decoded(self) -> float:
+        """Seconds that the frames take to be decoded, by themselves."""
+        start = time.perf_counter()
+        for _ in self._source():
+            pass
         return time.perf_counter() - start
 
     def detected(self, way: str) -> float:
