@@ -96,7 +96,7 @@ def test_sequences_of_any_depth_end(tmp_path: Path) -> None:
     depth = 20_000
     begin = struct.pack("<HH2sHL", 0x18, 0x6011, b"SQ", 0, 0xFFFFFFFF) + struct.pack("<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF)
     path = with_elements(tmp_path / "a.dcm", begin * depth)
-    with pytest.raises(InputError, match="a DICOM header expected, what came cannot be read: RecursionError"):
+    with pytest.raises(InputError, match="a DICOM header expected, what came cannot be read"):
         read_header(path)
 
 

@@ -22,7 +22,7 @@ from utils.images import MOST_PIXELS
 from utils.log import InputError
 
 # JPEG 2000 of high throughput, 32 x 24 RGB, lossless; nothing here writes one
-HTJ2K = Path(__file__).parent / "golden" / "htj2k.txt"
+HTJ2K = Path(__file__).parent / "samples" / "htj2k.txt"
 
 
 def frames_of(path: Path, stride: int = 1) -> NDArray[np.int64]:

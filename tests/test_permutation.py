@@ -128,6 +128,7 @@ def test_on_new_patients_shuffled_labels_give_chance(phantom: Path) -> None:
     assert not real["warnings"]
 
 
+@pytest.mark.long
 def test_on_known_patients_shuffled_labels_are_learned_by_heart(phantom: Path) -> None:
     """What the control is for: here the figures come from recognising patients, and it shows."""
     control = trained(phantom, "leaky.yaml", 20, permute_labels=True)

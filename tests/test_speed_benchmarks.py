@@ -38,6 +38,7 @@ def test_train_speed_compares_ways_with_the_plain_one(tmp_path: Path) -> None:
     assert rows[1]["ratio"] == pytest.approx(rows[1]["images/s"] / rows[0]["images/s"])
 
 
+@pytest.mark.long
 def test_train_memory_shows_what_both_paths_hold(tmp_path: Path) -> None:
     plain, fast = rows_of("train_memory", tmp_path, *small(tmp_path))
     assert plain["MB"] > 100 and fast["MB ratio"] == pytest.approx(fast["MB"] / plain["MB"])
@@ -49,6 +50,7 @@ def test_growth_measures_ten_times_the_frames(tmp_path: Path) -> None:
     assert ten["frames"] == 10 * one["frames"] and one["images/s"] > 0
 
 
+@pytest.mark.long
 def test_epoch_overhead_accounts_for_all_of_an_epoch(tmp_path: Path) -> None:
     data = phantom_yaml(tmp_path)
     rows = rows_of("epoch_overhead", tmp_path, *small(tmp_path), "--data", data, "--epochs", "2")
