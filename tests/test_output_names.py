@@ -8,6 +8,7 @@ import pytest
 
 from tests.dicoms import loop, write_dicom
 from utils.identifiers import Identifiers
+from utils.log import printable
 from utils.output_names import OutputNames
 
 ROOT = Path("/data/study")
@@ -70,6 +71,10 @@ def test_a_message_says_the_hash_in_place_of_the_name() -> None:
     assert HIDDEN.without(f"{path}: a video expected, a.avi came", path, "clip-1") == (
         "clip-1: a video expected, clip-1 came"
     )
+    numbered = Path("Ward Huber") / "9"
+    assert HIDDEN.without(f"{numbered}: 9 frames expected", numbered, "clip-1") == "clip-1: 9 frames expected"
+    long = Path("Ward\nHuber" * 50) / "a.avi"
+    assert HIDDEN.without(f"{printable(str(long), 300)}: none", long, "clip-1") == "clip-1: none"
 
 
 def test_studies_are_named_by_uid_or_by_folder() -> None:

@@ -93,6 +93,21 @@ def test_nothing_that_is_written_says_whose_it_is(study: Path) -> None:
     assert content(run)["studies"][0]["uid"] is None
 
 
+@pytest.mark.parametrize("source", ["study", ".", "study/**", "study/../study", "list.txt"])
+def test_folders_of_files_that_cannot_be_read_are_not_said(
+    study: Path, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ward = study / "Ward Huber"
+    write_dicom(ward / "short Meier.dcm", loop(6, *SIZE), NumberOfFrames=9)
+    (ward / "bad\nMeier.png").write_bytes(b"nonsense")
+    (study.parent / "list.txt").write_text("study/IMG1\nstudy/Ward Huber/short Meier.dcm\nstudy/Ward Huber/Meier.pdf\n")
+    monkeypatch.chdir(study if source == "." else study.parent)
+    run = reported(study, source=source, save_html=True, save_csv=True)
+    assert len(content(run)["skipped"]) >= 2
+    for name in ("Huber", "Meier"):
+        assert not [path for path in run.rglob("*") if path.is_file() and name.encode() in path.read_bytes()], name
+
+
 def test_asked_to_outputs_keep_their_names_and_reports_say_whose_they_are(study: Path) -> None:
     run = reported(study, keep_identifiers=True, save_csv=True)
     assert (run / "IMG1.mp4").is_file() and (run / "still.png").is_file() and (run / f"{PATIENT}.mp4").is_file()

@@ -204,9 +204,7 @@ class Totals:
         for entry, facts in self.ledger.facts():
             if facts is not None:
                 self.frames, self.boxes = self.frames + facts["frames"], self.boxes + facts["boxes"]
-                failure = facts["failure"]
-                naming = self.ledger.naming
-                self.failures += [] if failure is None else [naming.without(failure, entry.path, entry.name)]
+                self.failures += [] if facts["failure"] is None else [facts["failure"]]
             if facts is not None and facts["rows"] is not None:
                 yield facts["rows"].encode()
             elif entry.video and (place := self.ledger.rows_file(entry)).is_file():
@@ -221,7 +219,7 @@ def _record_failures(ledger: Ledger, source: Source) -> None:
     for path, failure in source.failures.items():
         entry = ledger.entry(path)
         if entry.index not in known:
-            ledger.record(entry, 0, 0, None, failure)
+            ledger.record(entry, 0, 0, None, ledger.naming.without(failure, path, entry.name))
     ledger.flush()
 
 

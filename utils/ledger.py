@@ -112,7 +112,7 @@ class Ledger:
 
         Args:
             rows: of predictions.csv; None where there are none, or where they lie at :meth:`rows_file`.
-            failure: why it could not be read, or not to its end: then it is marked as skipped.
+            failure: why it could not be read, or not to its end, as it may be written: then it is marked as skipped.
         """
         marker = self.place / ("finished" if failure is None else "skipped") / f"{entry.index:07}.json"
         facts = {"file": str(entry.path), "frames": frames, "boxes": boxes, "rows": rows, "failure": failure}

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from utils import dicom
 from utils.identifiers import Identifiers
-from utils.log import InputError
-from utils.sources import clip_name, is_dicom, is_video
+from utils.log import InputError, printable
+from utils.sources import LONGEST_PATH, clip_name, is_dicom, is_video
 
 KEY_FILE = "identifiers.key"  # in the folder of the runs
+SHORT_NUMBER = re.compile(r"\d{1,4}")  # a file that is called 9 is not meant where 9 frames are
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,18 @@ class OutputNames:
         return stem if self.hides(path) else path.name
 
     def without(self, text: str, path: Path, stem: str) -> str:
-        """A message about a file, its name replaced where that is hidden."""
+        """A message about a file, its name and its folders' replaced where they are hidden.
+
+        Args:
+            path: as the message has it: one that is relative says other folders than the absolute one.
+        """
         if not self.hides(path):
             return text
-        text = text.replace(str(path), stem)
-        return re.sub(rf"(?<!\w){re.escape(path.name)}(?!\w)", stem, text)
+        for written in (str(path), printable(str(path), LONGEST_PATH)):
+            if text.startswith(f"{written}: "):  # as all messages about files do
+                text = stem + text.removeprefix(written)
+        said = [re.escape(written) for written in (str(path), path.name) if not SHORT_NUMBER.fullmatch(written)]
+        return re.sub(rf"(?<!\w)({'|'.join(said)})(?!\w)", stem, text) if said else text
 
     def _relative(self, path: Path) -> str:
         """The same wherever the source lies."""

@@ -152,7 +152,7 @@ class Report:
             clip.entries.append(entry)
             clip.stored.append(stored)
             if facts["failure"] is not None:
-                clip.notes.append(naming.without(facts["failure"], entry.path, entry.name))
+                clip.notes.append(facts["failure"])
         return _distinct(list(found.values()))
 
     @cached_property
@@ -161,7 +161,7 @@ class Report:
         options, naming, detection = self.detection.options, self.ledger.naming, self.detection
         keep = options.keep_identifiers
         skipped = [
-            (naming.file(entry.path, entry.name), naming.without(facts["failure"], entry.path, entry.name))
+            (naming.file(entry.path, entry.name), facts["failure"])
             for entry, facts in self.ledger.facts()
             if facts is not None and facts["failure"] is not None
         ]

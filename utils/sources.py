@@ -27,6 +27,7 @@ STREAM_PREFIXES = ("rtsp://", "rtmp://", "http://", "https://", "tcp://")
 FRAMES_AHEAD = 4  # enough to overlap decoding with the network, and only 100 MB even for 4K frames
 DECODERS = 4  # stills that are decoded at once: a GPU's network would wait for one decoder
 MAX_LIST_BYTES = 50_000_000  # a million paths
+LONGEST_PATH = 300  # characters of a path out of a list, in a message
 _LOOKED_FOR = f"images ({' '.join(sorted(IMAGE_SUFFIXES))}), videos ({' '.join(sorted(VIDEO_SUFFIXES))}) or DICOM files"
 # p02-c01-f0004: frame 4 of clip p02-c01
 CLIP_FRAME = re.compile(r"(?P<clip>.+?)[-_ .]+[A-Za-z]*(?P<number>\d{1,9})", re.DOTALL)
@@ -277,7 +278,7 @@ def _suffix(path: Path) -> str:
 
 
 def _unsupported(path: Path) -> InputError:
-    name, suffix = printable(str(path), 300), printable(path.suffix)
+    name, suffix = printable(str(path), LONGEST_PATH), printable(path.suffix)
     return InputError(f"{name}: {_LOOKED_FOR} expected, or a list (txt), suffix {suffix!r} came")
 
 

@@ -125,7 +125,9 @@ class Writer:
             self._clips.end(entry, whole)
         self._rows = self._rows_draft = None
         if whole:
-            self._ledger.record(entry, self._frames, self._boxes, rows, self._failures.get(file))
+            failure = self._failures.get(file)
+            said = None if failure is None else self._ledger.naming.without(failure, file, entry.name)
+            self._ledger.record(entry, self._frames, self._boxes, rows, said)
 
     def _write_drawn(self, name: str, frame: Frame, shown: Image, prediction: Prediction) -> bool:
         options = self.options
