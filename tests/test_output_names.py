@@ -34,14 +34,21 @@ def test_a_name_that_is_hidden_is_a_hash_of_the_path_below_the_source() -> None:
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_frames_of_a_clip_share_its_name_and_keep_their_numbers(keep: bool) -> None:
+def test_frames_of_a_clip_share_its_name_and_are_counted_unless_they_keep_their_numbers(keep: bool) -> None:
     naming = OutputNames(Identifiers(b"", keep=True), ROOT, all_files=True) if keep else HIDDEN
-    paths = [ROOT / f"Doe-c1-f{number:03}.png" for number in (4, 12)]
-    stems = [naming.stem(path) for path in paths]
+    paths = [ROOT / f"Doe-c1-f{number:03}.png" for number in (12, 4)]
+    stems = naming.stems(paths[:1], known=paths[1:]) + naming.stems(paths[1:], known=paths[:1])
     clips = {naming.clip(path, stem) for path, stem in zip(paths, stems, strict=True)}
     assert len(clips) == 1
     (clip,) = clips
-    assert stems == [f"{clip}-f004", f"{clip}-f012"] and ("Doe" in clip) is keep
+    assert stems == [f"{clip}-{last}" for last in (("f012", "f004") if keep else ("1", "0"))]
+    assert ("Doe" in clip) is keep
+
+
+@pytest.mark.parametrize("name", ["Doe_19500102", "IMG_20240131_101530", "Echo-Meier7", "ID 4711", "2024-01-31"])
+def test_what_looks_like_the_number_of_a_frame_is_not_said(name: str) -> None:
+    path = ROOT / f"{name}.png"
+    assert HIDDEN.stems([path]) == [f"{HIDDEN.clip(path, '')}-0"]
 
 
 def test_a_video_with_a_number_is_a_clip_of_its_own() -> None:

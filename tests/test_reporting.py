@@ -19,6 +19,7 @@ from tests.labs import INSTANCE, MARK, PATIENT, REGION, SIZE, STUDY, lab, mark_s
 from utils import reporting
 from utils.config import ROOT
 from utils.corrections import Review
+from utils.draw import save
 from utils.images import read_image
 from utils.log import InputError
 from utils.regions import COLOUR, FLAT, Region
@@ -50,7 +51,7 @@ def test_clips_come_in_order_of_acquisition_and_studies_by_uid_or_folder(study: 
     assert [clip["kind"] for clip in first["clips"]] == ["dicom", "dicom", "video"]
     assert [clip["frames"] for clip in first["clips"]] == [6, 8, 5]  # the earlier one lies in a folder of its own
     assert [(clip["kind"], clip["frames"]) for clip in second["clips"]] == [("frames", 4), ("still", 1)]
-    assert second["clips"][0]["timeline"]["frame"] == [2, 9, 10, 11]
+    assert second["clips"][0]["timeline"]["frame"] == [0, 1, 2, 3]
 
 
 def test_boxes_come_back_in_the_whole_frame_and_in_cm(study: Path) -> None:
@@ -71,7 +72,7 @@ def test_what_is_seen_of_a_video_and_of_frames_is_their_sector(study: Path) -> N
         assert clip["area"] is not None and clip["cm_per_pixel"] is None
         (track,) = clip["tracks"]
         assert np.abs(np.array(track["largest"]["box"]) - MARK).max() <= 3  # the video is coded with loss
-    assert clips(run, "frames")[0]["tracks"][0]["boxes"][0][0] == 9  # the second frame, by its name
+    assert clips(run, "frames")[0]["tracks"][0]["boxes"][0][0] == 1
 
 
 def test_rules_are_flags(study: Path) -> None:
@@ -113,6 +114,8 @@ def test_asked_to_outputs_keep_their_names_and_reports_say_whose_they_are(study:
     assert (run / "IMG1.mp4").is_file() and (run / "still.png").is_file() and (run / f"{PATIENT}.mp4").is_file()
     first = content(run)["studies"][0]
     assert (first["uid"], first["patient"], first["clips"][1]["uid"]) == (STUDY, "ID-4711", INSTANCE)
+    assert clips(run, "frames")[0]["timeline"]["frame"] == [2, 9, 10, 11]
+    assert (run / f"{PATIENT}-c1-f9.png").is_file()
     assert first["clips"][1]["file"] == "IMG1" and first["clips"][1]["acquired"].startswith("20240131 120000")
     assert content(run)["skipped"][0]["file"] == "broken.dcm" and not (study.parent / "runs/identifiers.key").exists()
     with (run / "predictions.csv").open(newline="") as file:
@@ -205,7 +208,7 @@ def test_frames_for_a_review_are_decoded_anew(study: Path, monkeypatch: pytest.M
     (review,) = handed
     assert review.folder == run and (run / "study.html").is_file()
     found = {clip["kind"]: clip for study in review.report["studies"] for clip in study["clips"]}
-    image, area = review.image_of(found["frames"]["id"], 10), review.area_of(found["frames"]["id"])
+    image, area = review.image_of(found["frames"]["id"], 2), review.area_of(found["frames"]["id"])
     assert np.array_equal(image, read_image(study / "frames" / f"{PATIENT}-c1-f10.png"))
     assert area is not None and list(area.seen) == found["frames"]["area"]
     loop_id = next(clip["id"] for clip in clips(run, "dicom") if clip["frames"] == 8)
@@ -218,6 +221,25 @@ def test_a_page_of_very_many_frames_shows_some(study: Path, monkeypatch: pytest.
     run = reported(study, save_html=True)
     shown = (run / "study.html").read_text()
     assert 8 <= shown.count("/9j/") <= 16  # how the base64 of a JPEG begins; 24 frames in all
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_frames_come_in_order_of_their_numbers_and_those_of_another_size_are_of_another_clip(
+    tmp_path: Path, keep: bool
+) -> None:
+    (tmp_path / "study").mkdir()
+    image = marked(loop(1, *SIZE), [0])[0]
+    for number in (1, 2, 10, 11):
+        save(tmp_path / "study" / f"c-f{number}.png", np.repeat(image, 2, 0) if number == 10 else image)
+    (tmp_path / "study" / "c-f3.png").write_bytes(b"no picture")
+    (tmp_path / "list.txt").write_text("".join(f"study/c-f{number}.png\n" for number in (11, 2, 3, 10, 1)))
+    run = reported(tmp_path / "list.txt", keep_identifiers=keep, save_html=True)
+    one, two = clips(run, "frames")
+    assert one["timeline"]["frame"] == ([1, 2, 11] if keep else [0, 1, 4])
+    assert two["timeline"]["frame"] == ([10] if keep else [3]) and two["height"] == 2 * SIZE[0]
+    assert [box[0] for box in one["tracks"][0]["boxes"]] == one["timeline"]["frame"]
+    drawn = {path.stem for path in run.glob("*.png")}
+    assert drawn == ({f"c-f{n}" for n in (1, 2, 10, 11)} if keep else {f"{one['id']}-{n}" for n in (0, 1, 3, 4)})
 
 
 def test_two_clips_of_one_name_are_told_apart(tmp_path: Path) -> None:

@@ -45,6 +45,11 @@ class StoredFrames:
     cm_per_pixel: tuple[float, float] | None
     frames: list[FrameFindings] = field(default_factory=list)
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.height, self.width
+
     def as_text(self) -> str:
         """As json."""
         rows = [

@@ -81,7 +81,10 @@ class Ledger:
         """Put files that are not in the plan at its end, in the order given, each once."""
         listed = list(dict.fromkeys(absolute(path) for path in files))
         while missing := [path for path in listed if path not in self._by_path]:
-            part = [[str(path), self.names(path, is_video(path), self.naming.stem(path))] for path in missing]
+            stems = self.naming.stems(missing, self._by_path)
+            part = [
+                [str(path), self.names(path, is_video(path), stem)] for path, stem in zip(missing, stems, strict=True)
+            ]
             self._publish(self._plan(self._parts), {"files.json": part})
             self._read_plan()  # another process's part, if that was faster
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from utils import dicom
 from utils.identifiers import Identifiers
 from utils.log import InputError, printable
-from utils.sources import LONGEST_PATH, clip_name, is_dicom, is_video
+from utils.sources import LONGEST_PATH, clip_name, is_dicom, is_video, places
 
 KEY_FILE = "identifiers.key"  # in the folder of the runs
 SHORT_NUMBER = re.compile(r"\d{1,4}")  # a file that is called 9 is not meant where 9 frames are
@@ -34,8 +35,18 @@ class OutputNames:
         """Whether a file's own name is not to be written."""
         return self.identifiers is not None and not self.identifiers.keep and (self.all_files or is_dicom(path))
 
-    def stem(self, path: Path) -> str:
-        """What a file's outputs are called if no other's are."""
+    def stems(self, paths: Sequence[Path], known: Iterable[Path] = ()) -> list[str]:
+        """What files' outputs are called if no other's are; ``known`` are called already."""
+        where = {} if self.identifiers is None or self.identifiers.keep else places([*known, *paths])
+        return [self.stem(path, where.get(path, 0)) for path in paths]
+
+    def stem(self, path: Path, place: int = 0) -> str:
+        """What a file's outputs are called if no other's are.
+
+        Args:
+            place: of a frame in its clip. A hidden name says no more of it: what looks like a frame's number may be a
+                date or a patient's, and letters before it a name.
+        """
         if self.identifiers is None or not self.hides(path):
             return path.stem
         if is_dicom(path):
@@ -46,8 +57,7 @@ class OutputNames:
         clip = None if is_video(path) else clip_name(path)
         if clip is None:
             return self.identifiers.name("clip", self._relative(path))
-        number = path.stem[len(clip[1]) :].lstrip("-_ .")
-        return f"{self.identifiers.name('clip', self._relative(clip[0] / clip[1]))}-{number}"
+        return f"{self.identifiers.name('clip', self._relative(clip[0] / clip[1]))}-{place}"
 
     def clip(self, path: Path, stem: str) -> str:
         """What the clip of a file is called whose outputs are called ``stem``: of a folder's frames all alike."""

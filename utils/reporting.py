@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+from bisect import bisect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,7 +24,7 @@ from utils.letterbox import Image
 from utils.log import LOGGER, InputError
 from utils.regions import Area
 from utils.review import Review, serve
-from utils.sources import CLIP_FRAME, clip_name, frame_of, is_dicom, is_video
+from utils.sources import CLIP_FRAME, clip_name, frame_of, is_dicom, is_video, places
 from utils.structured_report import write_structured_report
 from utils.study_page import write_page
 from utils.writer import asks_pictures
@@ -42,14 +43,17 @@ class ClipFiles:
 
     Attributes:
         name: what its outputs are called.
+        hidden: whether the files' own names are not to be written, and with them their numbers.
         entries, stored: of the files, in order.
         notes: why a file was not read to its end.
     """
 
     name: str
+    hidden: bool = False
     entries: list[Entry] = field(default_factory=list)
     stored: list[StoredFrames] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)  # of the files of a folder among those that are named as its frames
 
     @property
     def path(self) -> Path:
@@ -72,13 +76,13 @@ class ClipFiles:
 
     @cached_property
     def numbers(self) -> list[list[int]]:
-        """What the frames of each file are called in the clip: frames of a folder by their files' numbers."""
+        """What the frames of each file are called in the clip: of a folder's, by their numbers, or by their places."""
         if self.kind != "frames":
             return [[frame.number for frame in stored.frames] for stored in self.stored]
         named = [CLIP_FRAME.fullmatch(entry.path.stem) for entry in self.entries]
         own = [int(match["number"]) for match in named if match is not None]
         unique = len(set(own)) == len(self.entries)  # 1 and 01 are two files
-        return [[number] for number in (own if unique else range(len(self.entries)))]
+        return [[number] for number in (own if unique and not self.hidden else self.places)]
 
     @property
     def frames(self) -> list[FrameFindings]:
@@ -141,16 +145,21 @@ class Report:
     @cached_property
     def clips(self) -> list[ClipFiles]:
         """In the order of their first files."""
-        found: dict[tuple[Path, str] | Path, ClipFiles] = {}
-        naming = self.ledger.naming
+        found: dict[tuple[Any, ...], ClipFiles] = {}
+        naming, where = self.ledger.naming, places(entry.path for entry in self.ledger.entries)
         for entry, facts in self.ledger.facts():
             stored = stored_frames(self.ledger, entry)
             if stored is None or facts is None:
                 continue
-            named = None if is_video(entry.path) else clip_name(entry.path)
-            clip = found.setdefault(named or entry.path, ClipFiles(naming.clip(entry.path, entry.name)))
-            clip.entries.append(entry)
-            clip.stored.append(stored)
+            name = naming.clip(entry.path, entry.name)
+            # frames of another size are of another clip: no box of theirs goes on in these
+            key = (clip_name(entry.path), stored.size) if entry.path in where else (entry.path,)
+            clip = found.setdefault(key, ClipFiles(name, naming.hides(entry.path)))
+            place = where.get(entry.path, 0)
+            at = bisect(clip.places, place)  # a list names its files in any order
+            clip.places.insert(at, place)
+            clip.entries.insert(at, entry)
+            clip.stored.insert(at, stored)
             if facts["failure"] is not None:
                 clip.notes.append(facts["failure"])
         return _distinct(list(found.values()))

@@ -273,6 +273,20 @@ def clip_name(path: Path) -> tuple[Path, str] | None:
     return None if named is None else (path.parent, named["clip"])
 
 
+def places(paths: Iterable[Path]) -> dict[Path, int]:
+    """The place of each still that is a frame of a clip among those of its clip, from 0, by the numbers in their names.
+
+    Of equal numbers (1 and 01) that of the shorter name comes first.
+    """
+    clips: dict[tuple[Path, str], list[tuple[int, int, str, Path]]] = {}
+    for path in paths:
+        named = None if is_video(path) else CLIP_FRAME.fullmatch(path.stem)
+        if named is not None:
+            order = int(named["number"]), len(path.name), path.name, path
+            clips.setdefault((path.parent, named["clip"]), []).append(order)
+    return {found[-1]: place for frames in clips.values() for place, found in enumerate(sorted(frames))}
+
+
 def _suffix(path: Path) -> str:
     return path.suffix[1:].lower()
 
