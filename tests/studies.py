@@ -146,8 +146,8 @@ def image_of(clip: str, frame: int) -> NDArray[np.uint8]:
     return frame_of({"clip-aa01": 2, "clip-aa02": 0, "clip-aa03": 1}[clip], frame)[0]
 
 
-def area_of(clip: str) -> Area | None:
-    """The sector of the first clip; the others are seen whole."""
+def area_of(clip: str, frame: int = 0) -> Area | None:
+    """The sector of the first clip, the same in all frames; the others are seen whole."""
     return of_sector(image_of(clip, 0)) if clip == "clip-aa01" else None
 
 

@@ -232,8 +232,8 @@ def test_what_is_no_correction_is_refused_and_leaves_nothing(kept: Corrections, 
 
 
 def test_a_clip_of_which_nothing_may_be_shown_cannot_be_corrected(review: Review) -> None:
-    kept = Corrections(replace(review, area_of=lambda clip: unknown(image_of(clip, 0))))
-    with pytest.raises(Refused, match="nothing of this clip may be shown"):
+    kept = Corrections(replace(review, area_of=lambda clip, frame: unknown(image_of(clip, frame))))
+    with pytest.raises(Refused, match="nothing of this frame may be shown"):
         kept.save(said())
 
 

@@ -18,7 +18,7 @@ from tests.dicoms import loop, write_dicom
 from tests.labs import INSTANCE, MARK, PATIENT, REGION, SIZE, STUDY, lab, mark_seen, marked, reported
 from utils import reporting
 from utils.config import ROOT
-from utils.corrections import Review
+from utils.corrections import Corrections, Review
 from utils.draw import save
 from utils.images import read_image
 from utils.log import InputError
@@ -208,12 +208,38 @@ def test_frames_for_a_review_are_decoded_anew(study: Path, monkeypatch: pytest.M
     (review,) = handed
     assert review.folder == run and (run / "study.html").is_file()
     found = {clip["kind"]: clip for study in review.report["studies"] for clip in study["clips"]}
-    image, area = review.image_of(found["frames"]["id"], 2), review.area_of(found["frames"]["id"])
+    image, area = review.image_of(found["frames"]["id"], 2), review.area_of(found["frames"]["id"], 0)
     assert np.array_equal(image, read_image(study / "frames" / f"{PATIENT}-c1-f10.png"))
     assert area is not None and list(area.seen) == found["frames"]["area"]
     loop_id = next(clip["id"] for clip in clips(run, "dicom") if clip["frames"] == 8)
     assert review.image_of(loop_id, 3)[35, 50].tolist() == [0, 255, 0]
-    assert review.area_of(loop_id).seen == REGION.rectangle  # type: ignore[union-attr]
+    assert review.area_of(loop_id, 3).seen == REGION.rectangle  # type: ignore[union-attr]
+
+
+def test_a_correction_shows_of_a_frame_what_its_own_sector_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    handed: list[Review] = []
+    monkeypatch.setattr(reporting, "serve", lambda review, port: handed.append(review))
+    (tmp_path / "study").mkdir()
+    whole = loop(1, *SIZE)[0]
+    small = np.zeros_like(whole)
+    small[24:72, 32:96] = whole[::2, ::2]
+    text = (slice(74, 86), slice(40, 90))  # below the second frame's sector, within the first one's
+    small[76:84:2, 40:90:2] = 255
+    save(tmp_path / "study" / "c-1.png", whole)
+    save(tmp_path / "study" / "c-2.png", small)
+    dark = loop(7, *SIZE).copy()
+    dark[:3] = 0  # of which the network sees all, and nothing may be shown
+    write_dicom(tmp_path / "study" / "dark.dcm", dark)
+    run = reported(tmp_path / "study", review=True, vid_stride=3)
+    kept = Corrections(handed[0])
+    for kind, number in (("frames", 1), ("dicom", 6)):
+        (clip,) = clips(run, kind)
+        kept.save({"clip": clip["id"], "frame": number, "reader": "R", "boxes": [], "view": None})
+    (path,) = [path for path in (run / "corrections" / "images").iterdir() if path.stem.endswith("00001")]
+    (seen,) = [read["seen"] for read in kept.all() if read["frame"] == 1]
+    image = np.zeros_like(whole)
+    image[seen[1] : seen[3], seen[0] : seen[2]] = read_image(path)
+    assert image.any() and not image[text].any()
 
 
 def test_a_page_of_very_many_frames_shows_some(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,7 @@ class Review:
         report: what study.json holds.
         pictures: of a clip, by its id; only frames with a picture can be corrected.
         image_of: the whole frame, (H, W, 3) RGB, by the clip's id and the frame's number.
-        area_of: the part that the network saw, by the clip's id; None where it saw the whole frame.
+        area_of: the part that the network saw of that frame; None where it saw all of it.
         names, view_names: of the network.
     """
 
@@ -69,7 +69,7 @@ class Review:
     report: Mapping[str, Any]
     pictures: Mapping[str, Pictures]
     image_of: Callable[[str, int], Image]
-    area_of: Callable[[str], Area | None]
+    area_of: Callable[[str, int], Area | None]
     names: Sequence[str]
     view_names: Sequence[str]
 
@@ -132,14 +132,14 @@ class Corrections:
         said = self._checked(content)
         study, clip = self._clips[said.clip]
         with self._lock:
-            area = self.review.area_of(said.clip)
+            area = self.review.area_of(said.clip, said.frame)
             image = self.review.image_of(said.clip, said.frame)
             if image.shape[:2] != (clip["height"], clip["width"]):
                 size = f"{clip['width']} x {clip['height']}"
                 raise InputError(f"{said.clip}: expected frames of {size}, got {image.shape[1]} x {image.shape[0]}")
             seen: Rectangle = (0, 0, clip["width"], clip["height"]) if area is None else area.seen
             if area is not None and not area.shown[seen[1] : seen[3], seen[0] : seen[2]].any():
-                raise Refused(f"{said.clip}: nothing of this clip may be shown, so that it cannot be corrected")
+                raise Refused(f"{said.clip}: nothing of this frame may be shown, so that it cannot be corrected")
             rows = label_rows(said, seen, len(self.review.view_names))
             picture = image if area is None else area.crop(area.masked(image))
             sidecar = self._sidecar(said, study, clip, seen)

@@ -234,12 +234,10 @@ class Report:
         """A whole frame, decoded anew."""
         return frame_of(*self._clip(name).file_of(number)).image
 
-    def _area(self, name: str) -> Area | None:
-        """Where the ultrasound is in the frames of a clip."""
-        clip = self._clip(name)
-        first = next(iter(clip.frames))
-        path, number = clip.file_of(first.number)
-        return frame_of(path, number, study=True).area
+    def _area(self, name: str, number: int) -> Area | None:
+        """Where the ultrasound is in a frame: stills of a clip need not be alike."""
+        path, own = self._clip(name).file_of(number)
+        return frame_of(path, own, study=True, stride=self.detection.options.vid_stride).area
 
 
 def _identity(clip: ClipFiles) -> dict[str, str]:

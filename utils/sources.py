@@ -243,14 +243,17 @@ def _matching(pattern: Path) -> list[str]:
     return glob.glob(str(Path(glob.escape(str(folder)), *rest)), recursive=True)  # noqa: PTH207
 
 
-def frame_of(path: Path, number: int | None, study: bool = False) -> Frame:
+def frame_of(path: Path, number: int | None, study: bool = False, stride: int = 1) -> Frame:
     """One frame of a file, decoded anew: number None of a still.
+
+    Args:
+        study, stride: of the source that it came from; its area depends on them.
 
     Raises:
         InputError: it is no longer there.
     """
-    source = Source(str(path), 1, [path], study=study)
-    with closing(source._placed(_decode(path, 1))) as frames:
+    source = Source(str(path), stride, [path], study=study)
+    with closing(source._placed(_decode(path, stride))) as frames:
         for frame in frames:
             if (frame.number or 0) == (number or 0):
                 return frame
