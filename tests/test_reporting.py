@@ -22,6 +22,7 @@ from utils.corrections import Corrections, Review
 from utils.draw import save
 from utils.images import read_image
 from utils.log import InputError
+from utils.predict import Predictor
 from utils.regions import COLOUR, FLAT, Region
 from utils.sources import Source
 
@@ -181,6 +182,31 @@ def test_files_that_break_off_are_reported_as_far_as_they_go(tmp_path: Path) -> 
     (clip, _) = clips(reported(path.parent), "dicom")
     assert clip["frames"] == 9 and len(clip["timeline"]["frame"]) == 6 and "6 came" in clip["note"]
     assert PATIENT not in clip["note"] and "a.dcm" not in clip["note"]
+
+
+def test_so_is_the_only_file(tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "a.dcm", marked(loop(6, *SIZE), range(6)), NumberOfFrames=9)
+    run = reported(path, save_html=True)
+    (clip,) = clips(run, "dicom")
+    assert len(clip["timeline"]["frame"]) == 6 and "6 came" in clip["note"] and (run / "unreadable.txt").is_file()
+    path.write_bytes(path.read_bytes()[:700])
+    with pytest.raises(InputError, match="without pixels came"):
+        reported(path, name="none")
+    assert not (run.parent / "none").exists()
+
+
+def stopped(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_an_earlier_report_in_the_same_folder_is_not_taken_for_this_ones(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = reported(study, save_html=True)
+    monkeypatch.setattr(Predictor, "many", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        reported(study, exist_ok=True)
+    assert not [path.name for path in run.iterdir() if path.name in ("study.json", "findings.csv", "study.html")]
 
 
 def test_a_clip_that_was_cut_off_goes_on_to_the_same_report(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from utils.ledger import Ledger, absolute, forget
 from utils.log import LOGGER, InputError, Interrupted
 from utils.outputs import CSV_HEADER
 from utils.processes import ALONE, Processes
-from utils.reporting import Report
+from utils.reporting import WRITTEN, Report
 from utils.sources import Source
 from utils.writer import asks_pictures, asks_report
 
@@ -77,8 +77,8 @@ def detect_anew(source: Source, detection: Detection, weights: Path, interrupts:
     with closing(iter(source)) as arriving:
         first = next(arriving)  # a source that cannot be read ends here, before there is a folder
         folder = new_run_folder(from_root(options.project), options.name, options.exist_ok)
-        if options.save_csv:
-            (folder / "predictions.csv").unlink(missing_ok=True)  # with --exist-ok, of an earlier run
+        for name in [*(["predictions.csv"] if options.save_csv else []), *(WRITTEN if asks_report(options) else [])]:
+            (folder / name).unlink(missing_ok=True)  # with --exist-ok, of an earlier run
         forget(folder)
         ledger = Ledger(folder, settings_of(options, detection, weights), True, detection.naming)
         ledger.add(source.files)

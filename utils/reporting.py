@@ -30,6 +30,7 @@ from utils.study_page import write_page
 from utils.writer import asks_pictures
 
 MOST_PICTURES = 6000  # in a page, 100 MB or so; of more, every second, third, ... is shown
+WRITTEN = ("study.json", "findings.csv", "study.html")
 # Options that the report says; those that change no finding are left out.
 SETTINGS = (
     "conf_thres", "iou_thres", "max_det", "vid_stride", "calibrate", "track_iou", "track_gap", "track_frames",

@@ -68,9 +68,9 @@ class Source:
     """An iterable of :class:`Frame`; made by :func:`open_source`.
 
     Of several files, one that cannot be read is skipped with a warning and its reason in ``failures``, which holds it
-    before the next file's first frame comes, and all of them once the iteration has ended. Files are decoded ``ahead``
-    frames ahead in a thread, of stills several at once in threads of their own; all end with the iteration, also when
-    the consumer closes it early.
+    before the next file's first frame comes, and all of them once the iteration has ended; so it is with a study's only
+    file, if frames of it could be read. Files are decoded ``ahead`` frames ahead in a thread, of stills several at once
+    in threads of their own; all end with the iteration, also when the consumer closes it early.
 
     Raises:
         InputError: during iteration, when a source that is one file, camera or stream cannot be read, or when none of
@@ -122,7 +122,7 @@ class Source:
                         found = True
                         yield frame
                 except InputError as error:
-                    if not self.several:
+                    if not (self.several or (self.study and found)):
                         raise
                     if path not in self.failures:
                         self.failures[path] = str(error)
