@@ -68,7 +68,7 @@ def clip_of(name: str, view: int, frames: int = FRAMES, **keys: Any) -> tuple[di
     clip = {
         "id": name, "kind": "dicom", "file": None, "uid": None, "acquired": None, "frames": frames,
         "height": PHANTOM.height, "width": PHANTOM.width, "fps": 30.0, "area": None, "cm_per_pixel": [0.05, 0.05],
-        "view": {"name": VIEW_NAMES[view], "confidence": 0.71, "agreement": 0.83, "frames": frames,
+        "view": {"name": VIEW_NAMES[view], "confidence": 0.71, "agreement": 0.83, "frames": round(0.83 * frames),
                  "uncertain": view == 1, "probabilities": [0.1, 0.2, 0.7]},
         "tracks": tracks, "note": None,
         "timeline": {"frame": list(range(frames)), "time": [number / 30 for number in range(frames)],

@@ -95,6 +95,14 @@ def test_a_clip_without_findings_has_a_row() -> None:
     assert row["note"] == "ends after 10 of 60 frames"
 
 
+def test_a_view_that_no_frame_shows_by_itself_keeps_to_the_schema() -> None:
+    views = ([0.5, 0.1, 0.4], [0.1, 0.5, 0.4])
+    found = [FrameFindings(n, None, np.zeros((0, 6), np.float32), np.array(v, np.float32)) for n, v in enumerate(views)]
+    (study,) = report(clip("a", found))["studies"]
+    seen = study["clips"][0]["view"]
+    assert (seen["name"], seen["agreement"], seen["frames"], seen["uncertain"]) == ("A4C", 0, 0, True)
+
+
 def test_a_network_without_views_and_a_still_without_time_keep_to_the_schema() -> None:
     found = [FrameFindings(0, None, np.array([[1, 2, 3, 4, 0.5, 0]], np.float32))]
     made = report(clip("a", found), naming=Naming(("AR",), ()))

@@ -155,13 +155,14 @@ window.study = (() => {
 
     facts() {
       const {clip} = this, {view} = clip, scale = clip.cm_per_pixel;
+      const asked = [...this.views.values()].filter(known).length;
       const size = [many(clip.frames, "frame"), clip.fps ? `${+clip.fps.toFixed(1)} a second` : null,
         `${clip.width} × ${clip.height} pixels`,
         scale ? `${[...new Set(scale.map(cm => +cm.toFixed(4)))].join(" × ")} cm a pixel` : "no scale known",
         clip.acquired ? `acquired ${clip.acquired}` : null, clip.uid];
       return [
         view ? el("p", {class: "view"}, "View ", el("strong", {}, view.name), ` ${two(view.confidence)}, in `,
-          `${percent(view.agreement)} of ${many(view.frames, "frame")} `, view.uncertain ? uncertain() : null) : null,
+          `${percent(view.agreement)} of ${many(asked, "frame")} `, view.uncertain ? uncertain() : null) : null,
         el("p", {class: "facts"}, size.filter(Boolean).join(" · ")),
         clip.note ? el("p", {class: "note"}, clip.note) : null,
       ];
