@@ -32,7 +32,8 @@ from utils.predict import Predictor, load
 from utils.processes import here
 from utils.reporting import check_report
 from utils.runtimes import BATCH_SIZES, open_weights, usual_batch
-from utils.sources import FRAMES_AHEAD, Source, is_dicom, open_source
+from utils.source_files import is_dicom
+from utils.sources import FRAMES_AHEAD, Source, open_source
 from utils.writer import asks_report
 
 FLAGS = (

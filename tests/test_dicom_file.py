@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import tracemalloc
 import zlib
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.dicoms import SYNTAXES, loop, write_dicom
-from utils import dicom_file, extras
+from utils import dicom_file
 from utils.config import ROOT
 from utils.dicom import read_frames, read_header
 from utils.dicom_file import items, number, numbers, opened, text, whole_number
@@ -150,14 +151,14 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         raise ModuleNotFoundError(name)
 
     monkeypatch.setattr("importlib.import_module", absent)
-    with pytest.raises(InputError, match='reading DICOM: pydicom is not installed; pip install "pydicom>=3'):
+    with pytest.raises(InputError, match="reading DICOM: pydicom is not installed; pip install -r requirements-"):
         read_header(path)
 
 
 def test_what_is_to_be_installed_is_the_same_everywhere() -> None:
     lines = (ROOT / "requirements-dicom.txt").read_text().splitlines()
     packages = [line for line in lines if not line.startswith("#")]
-    assert extras.EXTRAS["dicom"] == " ".join(f'"{package}"' for package in packages)
+    assert {re.split("[<>=]", package)[0] for package in packages} >= {"pydicom", "av", "highdicom", "dicognito"}
     project = (ROOT / "pyproject.toml").read_text()
     assert all(f'"{package}"' in project for package in packages)
 

@@ -24,7 +24,7 @@ from utils.outputs import (
     label_rows,
     view_row,
 )
-from utils.sources import is_video
+from utils.source_files import is_video
 
 BOXES = np.array([[10, 20, 50, 100, 0.876543, 2], [0, 0, 400, 200, 0.25, 0]], np.float32)
 NONE = np.zeros((0, 6), np.float32)

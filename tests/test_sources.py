@@ -23,7 +23,7 @@ from utils.draw import save
 from utils.letterbox import Image
 from utils.log import InputError
 from utils.regions import COLOUR, FLAT, Area, Region
-from utils.sources import DECODERS, Frame, clip_name, frame_of, is_dicom, open_source, prefetch
+from utils.sources import DECODERS, Frame, frame_of, open_source, prefetch
 
 
 def write_video(path: Path, frames: int = 10) -> Path:
@@ -73,25 +73,6 @@ def test_a_folder_gives_images_and_videos_in_natural_order_not_its_subfolders(tm
     assert [frame.path.name for frame in source] == ["F1.JPG", "f2.png", "f3.avi", "f3.avi", "f3.avi", "f10.png"]
     assert source.total == 6
     assert len(list(source)) == 6  # it can be read again
-
-
-def test_globs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("a.png", "b.jpg", "c.txt", "sub/d.png", "sub/more/e.png"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(encode(".png", picture()))
-
-    def names(pattern: str) -> list[str]:
-        return [frame.path.name for frame in open_source(pattern)]
-
-    assert names(f"{tmp_path}/*") == ["a.png", "b.jpg"]
-    assert names(f"{tmp_path}/**/*.png") == ["a.png", "d.png", "e.png"]
-    monkeypatch.chdir(tmp_path)
-    assert names("*/d.*") == ["d.png"]
-    for pattern in ("*.webp", "*.txt"):
-        with pytest.raises(InputError, match="none is there"):
-            open_source(pattern)
-    write_image(tmp_path / "odd[1]*.png")
-    assert names("odd[1]*.png") == ["odd[1]*.png"]  # a file that exists is no pattern
 
 
 def test_a_list_reads_in_its_own_order_relative_to_its_own_folder(
@@ -168,13 +149,6 @@ def test_bad_entries_of_a_list_are_skipped_and_told_once(tmp_path: Path, warning
     for problem, word in zip(source.problems, ["gone.png", "notes.csv", "nowhere.invalid"], strict=True):
         assert word in problem
     assert sum("gone.png" in record.getMessage() for record in warnings.records) == 1
-
-
-@pytest.mark.parametrize("data", [b"", b"# only a comment\n\n", "clé.png".encode("utf-16")])
-def test_a_list_without_paths_is_an_input_error(tmp_path: Path, data: bytes) -> None:
-    (tmp_path / "list.txt").write_bytes(data)
-    with pytest.raises(InputError, match=r"list\.txt: a list .* expected"):
-        open_source(str(tmp_path / "list.txt"))
 
 
 def test_a_broken_file_in_a_folder_is_skipped(tmp_path: Path, warnings: pytest.LogCaptureFixture) -> None:
@@ -513,32 +487,7 @@ def test_no_more_stills_are_decoded_ahead_than_asked(tmp_path: Path, monkeypatch
     assert len(begun) <= 10 + 2 * DECODERS
 
 
-def test_a_glob_below_a_folder_with_a_globs_signs_in_its_name(tmp_path: Path) -> None:
-    for name in ("frames [1]", "frames 1"):
-        write_image(tmp_path / name / f"{name}.png")
-    found = list(open_source(f"{tmp_path}/frames [1]/*.png"))
-    assert [frame.path.name for frame in found] == ["frames [1].png"]
-    assert len(list(open_source(f"{tmp_path}/frames*/*.png"))) == 2  # a pattern that names no folder stays one
-
-
 # --- DICOM, and folders as studies -----------------------------------------------------------------------------------
-
-
-def test_dicom_files_come_first_as_they_were_acquired_by_suffix_or_by_content(tmp_path: Path) -> None:
-    save(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8))
-    write_dicom(tmp_path / "late.dcm", loop(2), AcquisitionTime="120000")
-    write_dicom(tmp_path / "1.2.840.7", loop(3), AcquisitionTime="110000")
-    write_dicom(tmp_path / "IM0001", loop(1), AcquisitionTime="100000")
-    (tmp_path / "notes").write_text("no DICOM file " * 20)
-    write_dicom(tmp_path / "DICOMDIR", loop(1), SOPClassUID="1.2.840.10008.1.3.10")
-    source = open_source(str(tmp_path))
-    found = [(frame.path.name, frame.number, frame.total) for frame in source]
-    assert found == [
-        ("IM0001", None, None), *(("1.2.840.7", n, 3) for n in range(3)), *(("late.dcm", n, 2) for n in range(2)),
-        ("a.png", None, None),
-    ]  # fmt: skip
-    assert source.total == 7 and not source.problems
-    assert is_dicom(tmp_path / "IM0001") and is_dicom(tmp_path / "gone.dcm") and not is_dicom(tmp_path / "notes")
 
 
 def test_frames_of_dicom_have_times_and_the_area_that_the_file_names(tmp_path: Path) -> None:
@@ -548,17 +497,6 @@ def test_frames_of_dicom_have_times_and_the_area_that_the_file_names(tmp_path: P
     assert [(frame.number, frame.time) for frame in frames] == [(0, 0.0), (2, 0.08), (4, 0.16)]
     assert all(frame.area is not None and frame.area.seen == region.rectangle for frame in frames)
     assert frames[0].seen.shape == (76, 92, 3) and frames[0].fps == 25
-
-
-def test_a_folder_is_searched_with_all_folders_in_it_only_as_a_study(tmp_path: Path) -> None:
-    deep = tmp_path / "a" / "b"
-    write_dicom(deep / "x.dcm", loop(1))
-    (tmp_path / ".hidden").mkdir()
-    write_dicom(tmp_path / ".hidden" / "y.dcm", loop(1))
-    (deep / "back").symlink_to(tmp_path, target_is_directory=True)
-    with pytest.raises(InputError, match="none is there; folders in it are searched with --save-study"):
-        open_source(str(tmp_path))
-    assert open_source(str(tmp_path), study=True).files == [deep / "x.dcm"]
 
 
 def test_of_a_study_the_sector_is_looked_for_in_each_still_and_once_a_video(
@@ -591,11 +529,3 @@ def test_one_frame_of_a_file_is_decoded_anew(tmp_path: Path) -> None:
     assert shown_numbers([frame_of(tmp_path / "a.avi", 7)]) == [7]
     with pytest.raises(InputError, match=r"a\.avi: a frame 10 expected, none came"):
         frame_of(tmp_path / "a.avi", 10)
-
-
-@pytest.mark.parametrize(
-    ("name", "clip"),
-    [("p02-c01-f0004", "p02-c01"), ("clip 12", "clip"), ("a_7", "a"), ("a7", None), ("still", None), ("-7", None)],
-)
-def test_the_clip_of_a_frame_is_told_by_its_name(tmp_path: Path, name: str, clip: str | None) -> None:
-    assert clip_name(tmp_path / f"{name}.png") == (None if clip is None else (tmp_path, clip))

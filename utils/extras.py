@@ -18,8 +18,7 @@ from utils.log import InputError
 EXTRAS = {  # extra of pyproject.toml -> its packages as pip installs them
     "onnx": '"onnx>=1.16" "onnxscript>=0.5" "onnxruntime>=1.19" "onnxslim>=0.1.50"',
     "openvino": '"openvino>=2024.6" "nncf>=2.14"',
-    "dicom": '"pydicom>=3.0" "pylibjpeg>=2.0" "pylibjpeg-libjpeg>=2.2" "pylibjpeg-openjpeg>=2.3" "pylibjpeg-rle>=2.0" '
-    '"av>=14" "highdicom>=0.24" "dicognito>=0.17"',
+    "dicom": "-r requirements-dicom.txt",
 }
 EXTRA_OF = {
     "onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx", "onnxslim": "onnx",

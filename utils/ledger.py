@@ -24,7 +24,7 @@ from utils.log import InputError, printable
 from utils.output_names import OutputNames
 from utils.outputs import UniqueNames
 from utils.processes import Processes
-from utils.sources import is_video
+from utils.source_files import is_video
 
 PROGRESS = ".progress"
 FOLDERS = ("finished", "skipped", "rows", "clips", "drafts", "told")  # in it

@@ -11,7 +11,7 @@ from pathlib import Path
 from utils import dicom
 from utils.identifiers import Identifiers
 from utils.log import InputError, printable
-from utils.sources import LONGEST_PATH, clip_name, is_dicom, is_video, places
+from utils.source_files import LONGEST_PATH, clip_name, is_dicom, is_video, places
 
 KEY_FILE = "identifiers.key"  # in the folder of the runs
 SHORT_NUMBER = re.compile(r"\d{1,4}")  # a file that is called 9 is not meant where 9 frames are

@@ -24,7 +24,8 @@ from utils.letterbox import Image
 from utils.log import LOGGER, InputError
 from utils.regions import Area
 from utils.review import Review, serve
-from utils.sources import CLIP_FRAME, clip_name, frame_of, is_dicom, is_video, places
+from utils.source_files import CLIP_FRAME, clip_name, is_dicom, is_video, places
+from utils.sources import frame_of
 from utils.structured_report import write_structured_report
 from utils.study_page import write_page
 from utils.writer import asks_pictures

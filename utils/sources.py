@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import math
 import queue
 import re
@@ -19,18 +18,14 @@ from typing import TypeVar
 from utils import dicom
 from utils.images import IMAGE_SUFFIXES, read_image
 from utils.letterbox import Image
-from utils.log import LOGGER, InputError, printable
+from utils.log import LOGGER, InputError
 from utils.regions import Area, of_sector, unknown
+from utils.source_files import files_of, is_dicom, suffix_of, unsupported
 from utils.videos import VIDEO_SUFFIXES, VideoFrame, capture, captured_frames, promised_frames, read_video
 
 STREAM_PREFIXES = ("rtsp://", "rtmp://", "http://", "https://", "tcp://")
 FRAMES_AHEAD = 4  # enough to overlap decoding with the network, and only 100 MB even for 4K frames
 DECODERS = 4  # stills that are decoded at once: a GPU's network would wait for one decoder
-MAX_LIST_BYTES = 50_000_000  # a million paths
-LONGEST_PATH = 300  # characters of a path out of a list, in a message
-_LOOKED_FOR = f"images ({' '.join(sorted(IMAGE_SUFFIXES))}), videos ({' '.join(sorted(VIDEO_SUFFIXES))}) or DICOM files"
-# p02-c01-f0004: frame 4 of clip p02-c01
-CLIP_FRAME = re.compile(r"(?P<clip>.+?)[-_ .]+[A-Za-z]*(?P<number>\d{1,9})", re.DOTALL)
 
 T = TypeVar("T")
 
@@ -183,17 +178,8 @@ def open_source(source: str, vid_stride: int = 1, flag: str = "--source", study:
     if not source or not (path.exists() or any(sign in source for sign in "*?[")):
         kinds = f"glob, .txt list, camera number or address ({' '.join(STREAM_PREFIXES)})"
         raise InputError(f"{flag}: an existing file or folder, {kinds} expected, {source!r} came")
-    if not path.exists():
-        found = _matching(path)
-        return Source(source, vid_stride, _supported(map(Path, found), source), several=True, study=study)
-    if path.is_dir():
-        hint = "" if study else "; folders in it are searched with --save-study, or by a glob with **"
-        return Source(source, vid_stride, _supported(_within(path, study), source, hint), several=True, study=study)
-    if _suffix(path) == "txt":
-        return Source(source, vid_stride, _read_list(path), several=True, study=study)
-    if not _is_supported(path):
-        raise _unsupported(path)
-    return Source(source, vid_stride, [path], study=study)
+    several = not path.is_file() or suffix_of(path) == "txt"
+    return Source(source, vid_stride, files_of(source, study), several, study=study)
 
 
 def prefetch(items: Iterator[T], depth: int) -> Generator[T, None, None]:
@@ -233,16 +219,6 @@ def prefetch(items: Iterator[T], depth: int) -> Generator[T, None, None]:
         worker.join()
 
 
-def _matching(pattern: Path) -> list[str]:
-    """What a glob finds; the folders that it begins with are taken by their names, also where one is ``old [1]``."""
-    folder = pattern
-    rest: list[str] = []
-    while not folder.exists():
-        folder, rest = folder.parent, [folder.name, *rest]
-    # not Path.glob, which takes no absolute pattern
-    return glob.glob(str(Path(glob.escape(str(folder)), *rest)), recursive=True)  # noqa: PTH207
-
-
 def frame_of(path: Path, number: int | None, study: bool = False, stride: int = 1) -> Frame:
     """One frame of a file, decoded anew: number None of a still.
 
@@ -260,103 +236,6 @@ def frame_of(path: Path, number: int | None, study: bool = False, stride: int = 
     raise InputError(f"{path}: a frame {number} expected, none came")
 
 
-def is_video(path: Path) -> bool:
-    """Whether a file may hold several frames, by its suffix."""
-    return _suffix(path) not in IMAGE_SUFFIXES
-
-
-def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM: by its suffix, or, where that is none of pictures, videos or lists, by its content."""
-    return _suffix(path) not in IMAGE_SUFFIXES | VIDEO_SUFFIXES | {"txt"} and dicom.is_dicom(path)
-
-
-def clip_name(path: Path) -> tuple[Path, str] | None:
-    """The folder and name of the clip that a still is a frame of, by its name; None where it has no number."""
-    named = CLIP_FRAME.fullmatch(path.stem)
-    return None if named is None else (path.parent, named["clip"])
-
-
-def places(paths: Iterable[Path]) -> dict[Path, int]:
-    """The place of each still that is a frame of a clip among those of its clip, from 0, by the numbers in their names.
-
-    Of equal numbers (1 and 01) that of the shorter name comes first.
-    """
-    clips: dict[tuple[Path, str], list[tuple[int, int, str, Path]]] = {}
-    for path in paths:
-        named = None if is_video(path) else CLIP_FRAME.fullmatch(path.stem)
-        if named is not None:
-            order = int(named["number"]), len(path.name), path.name, path
-            clips.setdefault((path.parent, named["clip"]), []).append(order)
-    return {found[-1]: place for frames in clips.values() for place, found in enumerate(sorted(frames))}
-
-
-def _suffix(path: Path) -> str:
-    return path.suffix[1:].lower()
-
-
-def _unsupported(path: Path) -> InputError:
-    name, suffix = printable(str(path), LONGEST_PATH), printable(path.suffix)
-    return InputError(f"{name}: {_LOOKED_FOR} expected, or a list (txt), suffix {suffix!r} came")
-
-
-def _within(folder: Path, deep: bool) -> Iterator[Path]:
-    """What is in a folder, hidden files and folders left out; with ``deep``, in its folders, too."""
-    for entry in folder.iterdir():
-        if entry.name.startswith("."):
-            continue
-        if deep and entry.is_dir() and not entry.is_symlink():  # a link may lead back
-            yield from _within(entry, deep)
-        else:
-            yield entry
-
-
-def _is_supported(path: Path) -> bool:
-    return not path.is_dir() and (_suffix(path) in IMAGE_SUFFIXES | VIDEO_SUFFIXES or is_dicom(path))
-
-
-def _supported(paths: Iterable[Path], source: str, hint: str = "") -> list[Path]:
-    """The files of ``paths`` that are read: DICOM as they were acquired, then the others, frame2 before frame10."""
-    files = [path for path in paths if _is_supported(path)]
-    files = [path for path in files if _suffix(path) in IMAGE_SUFFIXES | VIDEO_SUFFIXES or not _is_directory(path)]
-    if not files:
-        raise InputError(f"{source}: {_LOOKED_FOR} expected, none is there{hint}")
-    pieces = {path: re.split(r"(\d+)", str(path)) for path in files}  # text and digits take turns
-    named = sorted(files, key=lambda path: ([int(p) if p.isdecimal() else p for p in pieces[path]], str(path)))
-    return sorted(named, key=_acquired)
-
-
-def _acquired(path: Path) -> tuple[bool, str]:
-    """What puts DICOM files in order of acquisition, before all others; that one cannot be read is told later."""
-    if _suffix(path) in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
-        return True, ""
-    try:
-        return False, dicom.read_header(path).acquired
-    except InputError:
-        return False, ""
-
-
-def _is_directory(path: Path) -> bool:
-    """Whether a file is a DICOMDIR, a list of the files beside it."""
-    return path.stem.upper() == "DICOMDIR" and dicom.is_directory(path)
-
-
-def _read_list(path: Path) -> list[Path]:
-    size = path.stat().st_size
-    if not path.is_file() or size > MAX_LIST_BYTES:
-        raise InputError(f"{path}: a list under {MAX_LIST_BYTES:,} bytes expected, {size:,} came")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: a list of paths in UTF-8 expected, other bytes came") from error
-    files = [path.parent / line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
-    if not files:
-        raise InputError(f"{path}: a list with a path on each line expected, no path came")
-    different = list(dict.fromkeys(files))
-    if repeated := len(files) - len(different):
-        LOGGER.warning("%s: %d of %d entries repeat an earlier one and are left out", path, repeated, len(files))
-    return different
-
-
 def _stills_ahead(files: Iterable[Path], vid_stride: int) -> Generator[tuple[Path, Iterator[Frame]], None, None]:
     """Each file with its frames, in order; of stills up to :data:`DECODERS` are decoded at once, before their turn."""
     waiting: deque[tuple[Path, Future[Frame] | None]] = deque()
@@ -368,7 +247,7 @@ def _stills_ahead(files: Iterable[Path], vid_stride: int) -> Generator[tuple[Pat
     pool = ThreadPoolExecutor(DECODERS, "decode")
     try:
         for path in files:
-            waiting.append((path, pool.submit(_still, path) if _suffix(path) in IMAGE_SUFFIXES else None))
+            waiting.append((path, pool.submit(_still, path) if suffix_of(path) in IMAGE_SUFFIXES else None))
             if len(waiting) == DECODERS:
                 yield first()
         while waiting:
@@ -391,15 +270,15 @@ def _of_video(frame: VideoFrame, path: Path) -> Frame:
 
 
 def _decode(path: Path, vid_stride: int) -> Iterator[Frame]:
-    if _suffix(path) in IMAGE_SUFFIXES:
+    if suffix_of(path) in IMAGE_SUFFIXES:
         yield _still(path)
-    elif _suffix(path) in VIDEO_SUFFIXES:
+    elif suffix_of(path) in VIDEO_SUFFIXES:
         for frame in read_video(path, vid_stride):
             yield _of_video(frame, path)
     elif is_dicom(path):
         yield from _dicom_frames(path, vid_stride)
     else:
-        raise _unsupported(path)
+        raise unsupported(path)
 
 
 def _dicom_frames(path: Path, vid_stride: int) -> Iterator[Frame]:
@@ -419,9 +298,9 @@ def _sector(image: Image, known: Area | None) -> Area | None:
 
 def _promised(path: Path) -> int | None:
     """Frames that a file's header promises, not always truly; None where it does not say."""
-    if _suffix(path) in VIDEO_SUFFIXES:
+    if suffix_of(path) in VIDEO_SUFFIXES:
         return promised_frames(path)
-    if _suffix(path) in IMAGE_SUFFIXES:
+    if suffix_of(path) in IMAGE_SUFFIXES:
         return 1
     try:
         return dicom.read_header(path).frames
