@@ -227,6 +227,15 @@ def test_a_clip_that_was_cut_off_goes_on_to_the_same_report(study: Path, monkeyp
     assert content(cut)["settings"]["track_frames"] == 6
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_run_that_can_go_on_says_what_of_it_is_not_to_be_shared(
+    study: Path, keep: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "echo"):
+        run = reported(study, resume=True, keep_identifiers=keep)
+    assert (run / ".progress").is_dir() and (f"{run / '.progress'}: not to be shared" in caplog.text) is not keep
+
+
 def test_frames_for_a_review_are_decoded_anew(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     handed: list[Review] = []
     monkeypatch.setattr(reporting, "serve", lambda review, port: handed.append(review))

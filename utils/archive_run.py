@@ -156,6 +156,8 @@ def _put_together(
             raise InputError(f"{source.name}: none of its {count} files can be read; first {totals.failures[0]}")
         print(totals)
         print(f"Results in {ledger.folder}")
+        if ledger.naming.hidden:
+            LOGGER.info("%s: not to be shared: it says how the source's files are called", ledger.place)
     return report
 
 

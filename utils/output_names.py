@@ -31,13 +31,18 @@ class OutputNames:
     root: Path = Path()
     all_files: bool = False
 
+    @property
+    def hidden(self) -> bool:
+        """Whether some files' own names are not to be written."""
+        return self.identifiers is not None and not self.identifiers.keep
+
     def hides(self, path: Path) -> bool:
         """Whether a file's own name is not to be written."""
-        return self.identifiers is not None and not self.identifiers.keep and (self.all_files or is_dicom(path))
+        return self.hidden and (self.all_files or is_dicom(path))
 
     def stems(self, paths: Sequence[Path], known: Iterable[Path] = ()) -> list[str]:
         """What files' outputs are called if no other's are; ``known`` are called already."""
-        where = {} if self.identifiers is None or self.identifiers.keep else places([*known, *paths])
+        where = places([*known, *paths]) if self.hidden else {}
         return [self.stem(path, where.get(path, 0)) for path in paths]
 
     def stem(self, path: Path, place: int = 0) -> str:
