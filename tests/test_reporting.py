@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +277,20 @@ def test_a_correction_shows_of_a_frame_what_its_own_sector_is(tmp_path: Path, mo
     image = np.zeros_like(whole)
     image[seen[1] : seen[3], seen[0] : seen[2]] = read_image(path)
     assert image.any() and not image[text].any()
+
+
+def test_a_signal_while_the_report_is_written_ends_the_run_without_a_review(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = reporting.write_page
+
+    def interrupted(*given: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        write(*given)
+
+    monkeypatch.setattr(reporting, "write_page", interrupted)
+    monkeypatch.setattr(reporting, "serve", lambda review, port: pytest.fail("served"))
+    assert (reported(study, review=True) / "study.html").is_file()
 
 
 def test_a_page_of_very_many_frames_shows_some(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,7 +94,7 @@ def detect_anew(source: Source, detection: Detection, weights: Path, interrupts:
     report = _write_report(ledger, detection, weights)
     print(detection.summary())
     print(f"Results in {folder}")
-    if report is not None and options.review:
+    if report is not None and options.review and not interrupts.signal:
         report.review()
     forget(folder)
     return folder
@@ -131,7 +131,7 @@ def detect_shared(
         LOGGER.info("the share of process %d is finished; %d of %d files are not", processes.rank, count - done, count)
         return folder
     report = _put_together(ledger, detection, weights, source, processes, worked)
-    if report is not None and options.review:
+    if report is not None and options.review and not interrupts.signal:
         report.review()
     return folder
 
