@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from utils.boxes import box_iou
 
@@ -150,6 +149,8 @@ def _pairs(tracks: Sequence[Track], found: Sequence[TrackedBox], least: float) -
     """Which box goes on which track."""
     if not tracks or not found:
         return
+    from scipy.optimize import linear_sum_assignment  # not above: it takes a third of a second, and few need it
+
     boxes, lasts = (
         torch.from_numpy(np.stack(rows)) for rows in ([b.box for b in found], [t.boxes[-1].box for t in tracks])
     )
