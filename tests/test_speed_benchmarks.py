@@ -31,6 +31,7 @@ def small(folder: Path) -> tuple[str | Path, ...]:
     return ("--cfg", tiny_cfg(folder), "--imgsz", "64", "--batch-size", "4")
 
 
+@pytest.mark.long
 def test_train_speed_compares_ways_with_the_plain_one(tmp_path: Path) -> None:
     rows = rows_of("train_speed", tmp_path, *small(tmp_path), *ONCE, "--steps", "2", "--ways", "fast")
     assert [row["way"] for row in rows] == ["plain", "fast"]
@@ -70,6 +71,7 @@ def test_val_speed_times_whole_commands_that_agree(tmp_path: Path) -> None:
     assert ours["ratio"] == pytest.approx(plain["seconds"] / ours["seconds"])
 
 
+@pytest.mark.long
 def test_detect_speed_compares_one_by_one_a_folder_and_exports(tmp_path: Path) -> None:
     data = phantom_yaml(tmp_path)
     given = ("--weights", saved("joint"), "--data", data, "--imgsz", "64", "--exports", "torchscript")
