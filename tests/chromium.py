@@ -28,6 +28,14 @@ _START = (
 ALT, CTRL, SHIFT = 1, 2, 8
 
 
+def installed() -> str:
+    """The browser's path; where there is none, the test that asks counts as skipped."""
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.skip(f"no Chromium on this machine: looked for {', '.join(BROWSERS)}")
+    return program
+
+
 class Browser:
     """One page in one browser, with real keys and a real mouse; a context manager.
 
@@ -37,10 +45,14 @@ class Browser:
     """
 
     def __init__(self, folder: Path, width: int = 1280, height: int = 900) -> None:
-        program = next(filter(None, map(shutil.which, BROWSERS)), None)
-        if program is None:
-            pytest.skip(f"no Chromium on this machine: looked for {', '.join(BROWSERS)}")
-        words = [program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
+        words = [
+            installed(),
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--no-first-run",
+        ]
         words += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
         words += [f"--user-data-dir={folder / 'profile'}", "--remote-debugging-pipe", "about:blank"]
         to_browser, self._out = os.pipe()

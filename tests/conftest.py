@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -21,6 +21,9 @@ from utils.dataset import EchoDataset, prepare
 from utils.engine import Evaluation, Speed
 from utils.epoch import MeanLosses
 from utils.log import LOGGER
+
+if TYPE_CHECKING:
+    from tests.chromium import Browser
 
 torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
 GOLDEN = Path(__file__).parent / "golden"
@@ -47,6 +50,15 @@ def logging_as_it_was() -> Iterator[None]:
 def golden() -> Path:
     """The folder of figures that were pinned once, on seeded inputs."""
     return GOLDEN
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A browser that a file's tests share, one after the other; where there is none, they count as skipped."""
+    from tests.chromium import Browser  # not above: it talks to it as only Unix can
+
+    with Browser(tmp_path_factory.mktemp("browser")) as opened:
+        yield opened
 
 
 @pytest.fixture

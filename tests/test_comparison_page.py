@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import json
 import math
-import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.chromium import installed
 from utils import comparison_page
 from utils.comparison_page import Curve, PageTable, Panel, write_page
 
@@ -186,10 +186,7 @@ def test_importing_loads_no_plotting_library() -> None:
 
 def opened(page: Path, folder: Path) -> dict[str, Any]:
     """What the probe saw of a copy of the page, in a browser that reaches no network."""
-    browsers = ("chromium", "chromium-browser", "google-chrome")
-    browser = next(filter(None, map(shutil.which, browsers)), None)
-    if browser is None:
-        pytest.skip(f"no Chromium on this machine: looked for {', '.join(browsers)}")
+    browser = installed()
     copy = folder / "probed.html"
     copy.write_text(page.read_text().replace("<title>", PROBE.replace("PANELS", "3") + "<title>", 1))
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]

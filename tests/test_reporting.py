@@ -135,7 +135,7 @@ def test_names_are_the_same_wherever_the_study_lies_and_another_key_gives_others
     assert not names[0] & {clip["id"] for study in other for clip in study["clips"]}
 
 
-def drawn(run: Path, study: Path) -> Any:
+def drawn(run: Path) -> Any:
     """The first drawn frame of the loop with text, by its size."""
     (video,) = [path for path in run.glob("*.mp4") if frames(path) == 8]
     capture = cv2.VideoCapture(str(video))
@@ -154,8 +154,8 @@ def frames(path: Path) -> int:
 @pytest.mark.parametrize("options", [{"save_study": True}, {"save_study": False}], ids=["report", "no report"])
 def test_burnt_in_text_is_black_unless_it_is_asked_for(study: Path, options: dict[str, Any]) -> None:
     text = (slice(1, 14), slice(80, 128))  # outside the region, and right of the view's plate
-    hidden = drawn(reported(study, hide_labels=True, **options), study)
-    shown = drawn(reported(study, hide_labels=True, keep_overlay=True, name="all", **options), study)
+    hidden = drawn(reported(study, hide_labels=True, **options))
+    shown = drawn(reported(study, hide_labels=True, keep_overlay=True, name="all", **options))
     assert hidden[text].max() < 40 < 100 < shown[text].max()
 
 

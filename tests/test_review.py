@@ -207,12 +207,6 @@ DRAFT = f"review.drafts.get('clip-aa01/' + {FIRST}.frame)"
 STATE = "document.querySelector('#clip-aa01 .state').textContent"
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with Browser(tmp_path_factory.mktemp("browser")) as browser:
-        yield browser
-
-
 @pytest.fixture
 def opened(browser: Browser, server: Server) -> Iterator[Browser]:
     """The page of a fresh server, with a reader's name typed in."""

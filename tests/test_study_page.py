@@ -123,12 +123,6 @@ FIRST = "study.players.get('clip-aa01')"
 SECOND = "study.players.get('clip-aa02')"
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with Browser(tmp_path_factory.mktemp("browser")) as browser:
-        yield browser
-
-
 @pytest.fixture
 def opened(browser: Browser, page: Path) -> Iterator[Browser]:
     """The page, freshly opened; whatever a test does, nothing may go wrong and nothing may be fetched."""

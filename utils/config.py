@@ -232,7 +232,7 @@ def _convert(value: Any, kind: str, limits: tuple[float, float] | None) -> Any:
             return value
         raise ValueError("a word")
     if kind.startswith("tuple"):
-        if isinstance(value, list) and all(_is_number(v) and v >= 0 for v in value):
+        if isinstance(value, list) and all(is_number(v) and v >= 0 for v in value):
             return tuple(float(v) for v in value)
         raise ValueError("a list of numbers >= 0")
     whole = kind == "int"
@@ -242,14 +242,15 @@ def _convert(value: Any, kind: str, limits: tuple[float, float] | None) -> Any:
             value = float(value)
         except ValueError:
             raise ValueError(words) from None
-    if not _is_number(value) or (whole and value != int(value)):
+    if not is_number(value) or (whole and value != int(value)):
         raise ValueError(words)
     if limits and not limits[0] <= value <= limits[1]:
         raise ValueError(f"{words} from {limits[0]:g} to {limits[1]:g}")
     return int(value) if whole else float(value)
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value out of a yaml or json file is a finite number, and no truth value."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     try:

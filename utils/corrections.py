@@ -7,7 +7,6 @@ so, when, and what the network had said. What a later correction replaces moves 
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import shutil
@@ -22,6 +21,7 @@ import cv2
 import yaml
 from numpy.typing import NDArray
 
+from utils.config import is_number
 from utils.files import read_json, write_json, write_text, write_whole
 from utils.letterbox import Image
 from utils.log import InputError, printable
@@ -180,7 +180,7 @@ class Corrections:
         label, corners = box["class"], box["box"]
         if not _is_whole(label) or not 0 <= label < len(self.review.names):
             raise Refused(f"class: expected a number from 0 to {len(self.review.names) - 1}, got {_shown(label)}")
-        if not isinstance(corners, list) or len(corners) != 4 or not all(map(_is_number, corners)):
+        if not isinstance(corners, list) or len(corners) != 4 or not all(map(is_number, corners)):
             raise Refused(f"box: expected four numbers x1 y1 x2 y2, got {_shown(corners)}")
         x1, y1, x2, y2 = map(float, corners)
         if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
@@ -284,15 +284,6 @@ def _name(clip: str, frame: int) -> str:
 
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer beyond what a float holds
-        return False
 
 
 def _shown(value: Any) -> str:
