@@ -279,6 +279,20 @@ def test_a_correction_shows_of_a_frame_what_its_own_sector_is(tmp_path: Path, mo
     assert image.any() and not image[text].any()
 
 
+def test_a_finished_run_that_can_go_on_is_opened_again_for_a_review(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detect, "placed", lambda device, threads, processes, shared: (device, threads))
+    handed: list[Review] = []
+    monkeypatch.setattr(reporting, "serve", lambda review, port: handed.append(review))
+    run = reported(study, save_html=True, name="kept", resume=True)
+    before = content(run)
+    assert not handed and reported(study, save_html=True, name="kept", resume=True, review=True) == run
+    (review,) = handed
+    assert {**review.report, "created": ""} == {**before, "created": ""}
+    assert all(len(list(pictures)) == len(pictures.frames) for pictures in review.pictures.values())
+
+
 def test_a_signal_while_the_report_is_written_ends_the_run_without_a_review(
     study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
