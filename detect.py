@@ -11,6 +11,7 @@ import argparse
 import logging
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from utils.config import find_file, from_root, load_dataset_config
 from utils.detection import Detection, with_first
 from utils.devices import keep_memory
 from utils.files import new_run_folder
-from utils.flags import COMMON, DOWNLOAD, IMGSZ, Flag, check_range, from_keywords, parse
+from utils.flags import CLIP_WINDOW, COMMON, DOWNLOAD, IMGSZ, Flag, check_range, from_keywords, parse
 from utils.identifiers import Identifiers
 from utils.interrupt import Interrupts
 from utils.launch import placed, quiet_unless_main
@@ -71,7 +72,9 @@ FLAGS = (
     Flag("track-gap", 5, "frames that a finding may miss in between", int),
     Flag("track-frames", 3, "a finding in fewer frames is called uncertain", int),
     Flag("view-agreement", 0.7, "a view on which a smaller share of a clip's frames agrees is called uncertain", float),
-    Flag("classes", None, "keep these classes only, by number", int, nargs="+"),
+    CLIP_WINDOW,
+    # --cl means them in YOLOv5, and goes on meaning them beside --clip-window
+    Flag("classes cl", None, "keep these classes only, by number", int, nargs="+"),
     Flag("calibrate", False, "views' probabilities at the temperature that was fitted on validation"),
     Flag("agnostic-nms", False, "boxes of different classes suppress each other, too"),
     Flag("project", "runs/detect", "folder of the runs"),
@@ -102,6 +105,8 @@ def main(options: argparse.Namespace) -> Path:
     check_range(options, "port", 0, 65535)
     if options.batch_size is not None:
         check_range(options, "batch_size", 1)
+    if options.clip_window is not None:
+        check_range(options, "clip_window", 0)
     if options.view_img and not has_screen():
         raise InputError("--view-img: expected a screen, but neither DISPLAY nor WAYLAND_DISPLAY is set")
     keep_memory()
@@ -120,8 +125,11 @@ def main(options: argparse.Namespace) -> Path:
     predictor = load(
         found, device, options.imgsz,
         True if options.half else options.amp, options.conf_thres, options.iou_thres, options.classes,
-        options.agnostic_nms, options.max_det, options.calibrate, threads,
+        options.agnostic_nms, options.max_det, options.calibrate, threads, options.clip_window,
     )  # fmt: skip
+    if source.live and predictor.clip_window:
+        LOGGER.warning("--clip-window: frames of cameras and streams are not averaged: those after them are not there")
+        predictor = replace(predictor, clip_window=0)
     names, view_names = shown_names(options, predictor)
     size = batch_size(options, source, predictor)
     source.ahead = max(size, FRAMES_AHEAD)

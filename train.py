@@ -37,8 +37,9 @@ from utils.config import (
 )
 from utils.dataset import EchoDataset, build_loader
 from utils.devices import keep_memory, seed_everything, select_compute
-from utils.engine import MultiScale, Thresholds
+from utils.engine import MultiScale
 from utils.entry import enter
+from utils.evaluation import Thresholds
 from utils.flags import BOOTSTRAP, COMMON, DOWNLOAD, IMGSZ, THREADS, Flag, check_range, from_keywords, parse
 from utils.frames import CACHE_MODES
 from utils.interrupt import Interrupts
@@ -52,7 +53,7 @@ from utils.resume import resumable
 from utils.run_folder import FROM_HYP, forget_figures, stored_options, write_end, write_start
 from utils.schedule import Schedule, accumulation, warmup_iterations
 from utils.starting import Start, read_start, start_from, with_classes
-from utils.trainer import Learner, Plan, Training, fit, restore, validate
+from utils.trainer import Learner, Plan, Training, fit, restore, validate, validating
 
 NO_TRACKER = "runs are logged to files and TensorBoard only"
 
@@ -152,7 +153,8 @@ def train(options: argparse.Namespace, resumed: Checkpoint | None = None, proces
     train_loader = build_loader(
         parts.train, options.batch_size, options.workers, hyp.seed, not options.rect, pin, processes, divided=True
     )
-    val_loader = build_loader(parts.val, options.batch_size * 2, options.workers, processes=processes)
+    shared = validating(hyp, processes)
+    val_loader = build_loader(parts.val, options.batch_size * 2, options.workers, processes=shared)
     criterion = JointLoss.of(network, hyp, parts.image_size).over(processes.sum)
     balancer = choose_balancer(network, hyp, criterion, options.balance_from, bool(resumed))
     learner = build_learner(network, hyp, options, len(train_loader), criterion, balancer, options.optimizer)

@@ -27,8 +27,8 @@ from utils.complexity import log_summary
 from utils.config import DatasetConfig, Hyperparameters, find_file, from_root, load_yaml
 from utils.dataset import build_loader
 from utils.devices import Compute, RandomStream, cores, keep_memory, select_compute
-from utils.engine import evaluate, inference_copy
 from utils.entry import enter
+from utils.evaluation import evaluate, inference_copy
 from utils.flags import Flag, check_range, from_keywords, parse
 from utils.interrupt import Interrupts
 from utils.launch import placed, run_folder
@@ -42,7 +42,7 @@ from utils.resume import read_or_predecessor, resumable
 from utils.run_folder import forget_figures, stored_options, write_end, write_start
 from utils.starting import Start, read_start, start_from
 from utils.taking_turns import PairFiles, Task, side_by_side, take_turns
-from utils.trainer import Learner, Outcome, Plan, Training, peak_memory, restore
+from utils.trainer import Learner, Outcome, Plan, Training, peak_memory, restore, validating
 
 NOTHING_SHARED = "the two networks share nothing, so there is nothing to balance"
 OF_JOINT = ("balance", "balance-from", "interference-every")
@@ -261,7 +261,8 @@ def open_task(setting: Setting, name: str, folder: Path, interrupts: Interrupts)
             data.train, options.batch_size, options.workers, setting.hyp.seed, not options.rect,
             compute.device.type == "cuda", processes, divided=True,
         )  # fmt: skip
-        val_loader = build_loader(data.val, options.batch_size * 2, options.workers, processes=processes)
+        shared = validating(setting.hyp, processes)
+        val_loader = build_loader(data.val, options.batch_size * 2, options.workers, processes=shared)
         learner = build_learner(setting, name, len(train_loader))
         if resumed:
             plan = restore(learner, plan, resumed)
@@ -289,16 +290,16 @@ def validated(setting: Setting, files: PairFiles, plan: Plan, children: int) -> 
     Args:
         children: bytes of RAM that other processes held.
     """
-    compute, processes = setting.compute, setting.processes
+    compute, processes, val_set = setting.compute, setting.processes, setting.parts.val
     processes.of_main(None)  # which has put the file together by then
     network = checkpoint.read(plan.last).build().to(compute.device)
-    loader = build_loader(
-        setting.parts.val, setting.options.batch_size * 2, setting.options.workers, processes=processes
-    )
+    processes = validating(setting.hyp, processes)
+    loader = build_loader(val_set, setting.options.batch_size * 2, setting.options.workers, processes=processes)
     criterion = JointLoss.of(network, setting.hyp, plan.image_size)
     copy = inference_copy(network, compute)
     nc, nv = len(plan.names), len(plan.view_names)
-    evaluation = evaluate(copy, loader, nc, nv, compute, plan.thresholds, criterion, processes=processes)
+    window = val_set.window(setting.hyp.clip_window)
+    evaluation = evaluate(copy, loader, nc, nv, compute, plan.thresholds, criterion, processes=processes, window=window)
     rows, last = files.rows(), files.read("last")
     assert last is not None
     seconds = [own[-1]["seconds"] for own in rows.values()]

@@ -17,9 +17,9 @@ from utils.checkpoint import Trained, one_checkpoint
 from utils.config import DatasetConfig, from_root
 from utils.dataset import EchoDataset
 from utils.devices import Compute, keep_memory, select_compute
-from utils.engine import Evaluation
+from utils.evaluation import Evaluation
 from utils.files import new_run_folder, write_json, write_text
-from utils.flags import BOOTSTRAP, COMMON, DOWNLOAD, IMGSZ, Flag, from_keywords, parse
+from utils.flags import BOOTSTRAP, CLIP_WINDOW, COMMON, DOWNLOAD, IMGSZ, Flag, check_range, from_keywords, parse
 from utils.log import LOGGER, run_script
 from utils.outputs import UniqueNames, coco_labels, coco_rows, image_ids, label_rows
 from utils.pictures import write_batch_pictures
@@ -50,6 +50,7 @@ FLAGS = (
     Flag("half", False, "mixed precision, as --amp"),
     Flag("strict-data", False, "any fault in a data file is an error"),
     Flag("strict-groups", False, "patients or frames the network was trained on, and patients not named, are an error"),
+    CLIP_WINDOW,
     Flag("calibrate", False, "also give the views' calibration at the temperature that was fitted on validation"),
     BOOTSTRAP,
     *COMMON,
@@ -67,6 +68,8 @@ def main(options: argparse.Namespace) -> dict[str, Any]:
     weights = one_checkpoint(options.weights)
     if options.task == "speed":
         options = argparse.Namespace(**{**vars(options), **SPEED_THRESHOLDS})
+    if options.clip_window is not None:
+        check_range(options, "clip_window", 0)
     split = options.task if options.task in ("train", "val", "test") else "val"
     found = open_weights(weights, options.download)
     config = checked_dataset(options, found)
@@ -76,7 +79,9 @@ def main(options: argparse.Namespace) -> dict[str, Any]:
     compute = select_compute(options.device, amp)
     if options.task == "study":
         return study(found, config, compute, options)
-    validation = validate(found, config, split, options.imgsz, compute, options, options.bootstrap)
+    validation = validate(
+        found, config, split, options.imgsz, compute, options, options.bootstrap, clip_window=options.clip_window
+    )
     content = validation.content
     folder = new_run_folder(from_root(options.project), options.name, options.exist_ok)
     write_results(folder, validation, options)
@@ -97,7 +102,7 @@ def study(found: Trained, config: DatasetConfig, compute: Compute, options: argp
     sizes = STUDY_SIZES if options.imgsz is None else [options.imgsz]
     check_sizes(found, sizes)
     for size in sizes:
-        content = validate(found, config, "val", size, compute, options, draws=0).content
+        content = validate(found, config, "val", size, compute, options, 0, clip_window=options.clip_window).content
         figures = [content[key] for key in ("precision", "recall", "map50", "map")]
         losses = [content.get("loss", {}).get(key, math.nan) for key in ("box", "obj", "cls")]
         rows.append([*figures, *losses, *content["speed_ms"].values()])

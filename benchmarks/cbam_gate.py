@@ -23,7 +23,7 @@ from utils import checkpoint
 from utils.config import ROOT, find_file, load_dataset_config, load_yaml
 from utils.dataset import EchoDataset, build_loader
 from utils.devices import select_compute
-from utils.engine import Thresholds, evaluate, inference_copy
+from utils.evaluation import Thresholds, evaluate, inference_copy
 from utils.files import write_json
 from utils.flags import COMMON, IMGSZ, Flag, parse
 from utils.log import run_script

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import detect
 import val
 from models.yolo import AnyModule
-from utils import engine, runtimes, sources, validation
+from utils import evaluation, runtimes, sources, validation
 from utils.boxes import CLASS_OFFSET, MAX_CANDIDATES, xywh_to_xyxy
 from utils.dataset import EchoDataset
 from utils.devices import Compute, select_compute
@@ -35,7 +35,7 @@ SCRIPTS = {"val": val, "detect": detect}
 
 
 def plain_network(network: AnyModule, compute: Compute) -> AnyModule:
-    """In place of :func:`utils.engine.inference_copy`."""
+    """In place of :func:`utils.evaluation.inference_copy`."""
     return network.float().to(compute.device).eval().requires_grad_(False)  # type: ignore[return-value]
 
 
@@ -63,7 +63,7 @@ def take_plain_path() -> None:
     for script in (val, detect):
         script.keep_memory = lambda: None  # type: ignore[attr-defined]
     validation.EchoDataset = Uncached  # type: ignore[misc]
-    for module in (engine, sys.modules["utils.predict"]):
+    for module in (evaluation, sys.modules["utils.predict"]):
         module.non_max_suppression = plain_suppression  # type: ignore[attr-defined]
     sources.prefetch = in_turn  # type: ignore[assignment]
     sources._stills_ahead = one_by_one  # type: ignore[assignment]

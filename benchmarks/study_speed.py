@@ -109,14 +109,15 @@ class Loop:
         self.predictor = load(weights, imgsz=imgsz)
         self.frames: list[Frame] = list(self._source())
         self.reports: dict[str, float] = {}
-        self._detection("report").predict(self.frames[:4])  # compiles kernels
+        for _ in self._detection("report").predicted([self.frames[:4]], Interrupts()):
+            pass  # compiles kernels
 
     def network(self) -> float:
         """Seconds that the network takes for the frames, decoded already."""
         detection = self._detection("report")
         start = time.perf_counter()
-        for batch in batches(self.frames, detection.size):
-            detection.predict(batch)
+        for _ in detection.predicted(batches(self.frames, detection.size), Interrupts()):
+            pass
         return time.perf_counter() - start
 
     def decoded(self) -> float:

@@ -18,8 +18,8 @@ from utils import frames
 from utils.assessment import Assessment, assess
 from utils.config import ROOT, Hyperparameters, hyperparameters_from, load_dataset_config, load_yaml
 from utils.dataset import EchoDataset, prepare
-from utils.engine import Evaluation, Speed
 from utils.epoch import MeanLosses
+from utils.evaluation import Evaluation, Speed
 from utils.log import LOGGER
 
 if TYPE_CHECKING:

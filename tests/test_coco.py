@@ -330,7 +330,7 @@ def test_pycocotools_finds_in_the_files_what_val_found(untrained: Path, monkeypa
             each.append(frame(rows, []).detections)
         return each
 
-    monkeypatch.setattr("utils.engine.non_max_suppression", found)
+    monkeypatch.setattr("utils.evaluation.non_max_suppression", found)
     content = validated(untrained, "near")
     kept = outcomes.load(untrained / "near" / "outcomes.npz")
     own = Columns(kept.correct, kept.confidence, kept.predicted.astype(float), kept.labelled.astype(float))

@@ -66,6 +66,39 @@ def test_batches_write_what_one_by_one_writes_and_skip_a_damaged_file(
                 assert one[column] == other[column] or abs(float(one[column]) - float(other[column])) < 0.11
 
 
+def test_frames_of_a_video_are_averaged_with_their_neighbours_and_stills_are_not(folder: Path) -> None:
+    alone, *together = [
+        rows(detected(folder, batch_size=size, clip_window=window))
+        for size, window in ((4, 0), (4, 2), (1, 2), (100, 2))
+    ]
+
+    def stills(found: list[list[str]]) -> list[list[str]]:
+        return [row for row in found if row[3] == ""]
+
+    def confidences(found: list[list[str]], number: int) -> list[float]:
+        return [float(row[2]) for row in found if row[3] == str(number)]
+
+    assert [row[:2] for row in stills(alone)] == [row[:2] for row in stills(together[0])]
+    for found in together:
+        assert list(dict.fromkeys((row[0], row[3]) for row in found)) == list(
+            dict.fromkeys((row[0], row[3]) for row in together[0])
+        )
+        for number in range(5):
+            assert confidences(found, number) == pytest.approx(confidences(together[0], number), abs=0.011)
+    assert any(confidences(alone, number) != confidences(together[0], number) for number in range(5))
+
+
+def test_frames_that_wait_for_neighbours_are_written_before_the_end(folder: Path) -> None:
+    """The window is longer than the video, which is the last file."""
+    video = next(folder.glob("*.avi"))
+    assert {row[3] for row in rows(detected(video, clip_window=50))} == {"0", "1", "2", "3", "4"}
+
+
+def test_a_window_has_no_negative_length(folder: Path) -> None:
+    with pytest.raises(InputError, match="--clip-window: expected"):
+        detected(folder, clip_window=-1)
+
+
 def test_an_error_of_the_writer_ends_the_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: Writer, *_: object) -> bool:
         raise OSError(28, "No space left on device", "x.png")

@@ -1,4 +1,4 @@
-"""utils.engine: one epoch against the same steps written out, and an evaluation whose figures are known."""
+"""utils.engine: one epoch against the same steps written out."""
 
 from __future__ import annotations
 
@@ -11,28 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from models.balancer import Balancer
-from models.classifier import Classifier
-from models.yolo import Network, Output, classifier_description
-from utils.config import ROOT, Hyperparameters, load_hyperparameters, load_yaml
+from models.yolo import Network
+from tests.tiny import CPU, classifier, hyperparameters, tiny_network
 from utils.dataset import EchoDataset, build_loader
-from utils.devices import Compute
-from utils.engine import MultiScale, Thresholds, evaluate, restore_buffers, train_one_epoch
+from utils.engine import MultiScale, restore_buffers, train_one_epoch
 from utils.epoch import BAD_STEPS, EpochProgress, NotFiniteError
 from utils.loss import JointLoss, TaskLosses
 from utils.optim import RunningMean, build_optimizer
 from utils.schedule import Schedule
-
-CPU = Compute(torch.device("cpu"), None)
-
-
-def hyperparameters() -> Hyperparameters:
-    return load_hyperparameters(ROOT / "hyp" / "joint_training_rules.yaml")
-
-
-def tiny_network(seed: int = 0) -> Network:
-    torch.manual_seed(seed)
-    description = load_yaml(ROOT / "models" / "yolov5n.yaml")
-    return Network({**description, "width_multiple": 0.125, "view_dropout": 0.0})
 
 
 def schedule(accumulate: int = 1, epochs: int = 2) -> Schedule:
@@ -192,75 +178,6 @@ def test_multi_scale_sizes_are_whole_strides_and_depend_on_seed_and_iteration_al
     assert sizes != [MultiScale(1, 32)(images, iteration).shape[2] for iteration in range(40)]
 
 
-class Oracle(nn.Module):
-    """Answers with the labels of a dataset, in place of a network; ``shift`` pixels off, view wrong by ``wrong``."""
-
-    def __init__(self, dataset: EchoDataset, shift: float = 0.0, wrong: int = 0) -> None:
-        super().__init__()
-        self.batches = iter(build_loader(dataset, 8, 0))
-        self.shift, self.wrong = shift, wrong
-
-    def forward(self, images: Tensor) -> Output:
-        batch = next(self.batches)
-        boxes = torch.zeros(len(images), 20, 9)
-        view = torch.zeros(len(images), 3)
-        for place in range(len(images)):
-            for row, box in enumerate(batch.boxes[batch.boxes[:, 0] == place]):
-                boxes[place, row, :4] = box[2:] * images.shape[2]
-                boxes[place, row, 0] += self.shift
-                boxes[place, row, 4] = 0.9
-                boxes[place, row, 5 + int(box[1])] = 1.0
-            view[place, (int(batch.views[place]) + self.wrong) % 3] = 5.0
-        return Output([], view, boxes)
-
-
-def test_perfect_answers_give_perfect_figures(dataset: EchoDataset) -> None:
-    result = evaluate(Oracle(dataset), build_loader(dataset, 8, 0), 4, 3, CPU, Thresholds())
-    assert result.detection.map50 == pytest.approx(0.995, abs=1e-6)
-    assert result.detection.map == pytest.approx(0.995, abs=1e-6)
-    assert result.view is not None and result.view.accuracy == 1.0
-    assert result.confusion[:, -1].sum() == result.confusion[-1].sum() == 0
-    assert len(result.predictions) == len(dataset)
-
-
-def test_boxes_come_back_in_pixels_of_the_file(dataset: EchoDataset) -> None:
-    result = evaluate(Oracle(dataset), build_loader(dataset, 8, 0), 4, 3, CPU, Thresholds())
-    frame = next(found for found in result.predictions if len(found.boxes))
-    height, width = dataset.originals[frame.index]
-    box = dataset.labels[frame.index].boxes
-    expected = (box[:, 1:3] - box[:, 3:] / 2) * (width, height)
-    torch.testing.assert_close(
-        frame.boxes[:, :2].sort(0)[0], torch.from_numpy(expected).float().sort(0)[0], rtol=0, atol=0.1
-    )
-
-
-def test_wrong_answers_give_figures_at_zero(dataset: EchoDataset) -> None:
-    oracle = Oracle(dataset, shift=40.0, wrong=1)
-    result = evaluate(oracle, build_loader(dataset, 8, 0), 4, 3, CPU, Thresholds())
-    assert result.detection.map50 < 0.05
-    assert result.view is not None and result.view.accuracy == 0.0
-
-
-def test_an_untrained_network_scores_near_zero(dataset: EchoDataset) -> None:
-    network = tiny_network()
-    criterion = JointLoss.of(network, hyperparameters(), 64)
-    result = evaluate(network.eval(), build_loader(dataset, 8, 0), 4, 3, CPU, Thresholds(), criterion)
-    assert result.detection.map50 < 0.05
-    assert result.losses is not None and 0.8 < result.losses.view < 1.6  # ln 3 is 1.0986
-
-
-def test_bf16_figures_are_near_fp32(dataset: EchoDataset) -> None:
-    network = tiny_network().eval()
-    with torch.inference_mode():
-        images = torch.rand(2, 3, 64, 64)
-        plain = network(images)
-        with Compute(torch.device("cpu"), torch.bfloat16).autocast():
-            fast = network(images)
-    assert plain.boxes is not None and fast.boxes is not None
-    assert (plain.boxes[..., :4] - fast.boxes[..., :4]).abs().max() < 2.0  # pixels
-    assert (plain.view - fast.view.float()).abs().max() < 0.1
-
-
 def test_running_statistics_that_a_bad_batch_made_infinite_are_taken_back() -> None:
     network, healthy = tiny_network(0), tiny_network(1)
     first, *_ = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -270,33 +187,6 @@ def test_running_statistics_that_a_bad_batch_made_infinite_are_taken_back() -> N
     restore_buffers(network, healthy)
     assert all(buffer.isfinite().all() for buffer in network.buffers())
     assert torch.equal(network.state_dict()["model.9.cv2.bn.running_mean"], kept)
-
-
-def classifier(kind: str) -> Classifier | Network:
-    """A classifier alone, of three views."""
-    torch.manual_seed(0)
-    if kind == "resnet18":
-        return Classifier("resnet18")
-    stock = load_yaml(ROOT / "models" / "hub" / "yolov5n.yaml") | {"width_multiple": 0.125}
-    return Network(classifier_description(stock), nv=3)
-
-
-@pytest.mark.parametrize("kind", ["resnet18", "yaml"])
-def test_a_classifier_alone_is_evaluated_by_its_views_and_has_no_boxes(dataset: EchoDataset, kind: str) -> None:
-    network = classifier(kind).eval()
-    loader, criterion = build_loader(dataset, 8, 0), JointLoss.of(network, hyperparameters(), 64)
-    result = evaluate(network, loader, 0, 3, CPU, Thresholds(), criterion)
-    logits = torch.cat([network(batch.images.float() / 255).view for batch in loader])
-    true = torch.from_numpy(dataset.views())
-    expected = float((logits.argmax(1) == true)[true >= 0].float().mean())
-    assert result.view is not None and result.view.accuracy == pytest.approx(expected, abs=1e-6)
-    assert result.losses is not None and math.isfinite(result.losses.view)
-    assert all(math.isnan(loss) for loss in result.losses[:3])
-    assert result.confusion.shape == (1, 1) and result.confusion.sum() == 0
-    assert len(result.predictions) == len(dataset)
-    assert all(found.boxes.shape == (0, 6) and found.correct.shape == (0, 10) for found in result.predictions)
-    torch.testing.assert_close(torch.stack([f.view for f in result.predictions if f.view is not None]),
-                               logits.detach().softmax(1), rtol=1e-4, atol=1e-5)  # fmt: skip
 
 
 def test_an_epoch_of_a_classifier_alone_learns_by_the_views_loss(dataset: EchoDataset) -> None:

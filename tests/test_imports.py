@@ -29,7 +29,7 @@ MODELS_MAY_USE = {"utils.boxes", "utils.log"}
 MAY_IMPORT_MODELS = {
     f"utils.{name}"
     for name in (
-        *("engine", "trainer", "balancing", "predict", "runtimes", "checkpoint"),
+        *("engine", "evaluation", "trainer", "balancing", "predict", "runtimes", "checkpoint"),
         *("exports", "sessions", "agreement", "starting"),
         *("loss", "optim", "complexity"),  # they need a network's types
     )

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from utils.dataset import EchoDataset
-from utils.engine import Evaluation, FramePrediction, Speed
+from utils.evaluation import Evaluation, FramePrediction, Speed
 from utils.log import InputError
 from utils.metrics import detection_figures
 from utils.operating import OperatingPoint

@@ -14,7 +14,7 @@ from models.yolo import Network
 from tests.simulated import outcomes
 from utils.dataset import EchoDataset, build_loader
 from utils.devices import select_compute
-from utils.engine import Evaluation, Thresholds, evaluate, inference_copy
+from utils.evaluation import Evaluation, Thresholds, evaluate, inference_copy
 from utils.log import InputError
 from utils.metrics import detection_figures
 from utils.outcomes import MOST_UNPACKED, Outcomes, load, outcomes_of, pooled, save

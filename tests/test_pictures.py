@@ -14,7 +14,7 @@ from utils import pictures
 from utils.batches import Key
 from utils.config import load_dataset_config
 from utils.dataset import EchoDataset
-from utils.engine import Evaluation, FramePrediction, Speed
+from utils.evaluation import Evaluation, FramePrediction, Speed
 from utils.metrics import detection_figures
 from utils.pictures import view_text, write_batch_pictures, write_training_pictures
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from tests.simulated import few
 from utils import curves, diagrams
 from utils.assessment import Assessment, assess
-from utils.engine import Evaluation
+from utils.evaluation import Evaluation
 from utils.log import InputError
 from utils.report import figure_of, interval_of, metrics, read_metrics, write_figures
 from utils.table import table

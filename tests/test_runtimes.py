@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from utils import checkpoint
 from utils.agreement import sample
 from utils.devices import Compute, select_compute
 from utils.log import InputError
-from utils.runtimes import check_precision, check_sizes, described, image_size, open_weights, start
+from utils.runtimes import check_precision, check_sizes, described, image_size, open_weights, start, window_size
 
 CPU = Compute(torch.device("cpu"), None)
 
@@ -51,6 +52,20 @@ def test_an_export_has_one_image_size_or_any(fixed: Path) -> None:
     free = open_weights(exported("torchscript", imgsz=64, dynamic=True))
     assert image_size(free, run, None) == 64 and image_size(free, run, 100) == 128
     check_sizes(free, [64, 96])
+
+
+def test_the_window_is_the_trainings_unless_asked_and_never_after_suppression(
+    fixed: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = open_weights(fixed)
+    trained = replace(found, hyp=replace(found.hyp, clip_window=3))
+    assert [window_size(trained, asked) for asked in (None, 0, 5)] == [3, 0, 5]
+    suppressed = open_weights(exported("torchscript", imgsz=64, nms=True))
+    assert window_size(suppressed, None) == window_size(suppressed, 0) == 0 and not caplog.text
+    with pytest.raises(InputError, match=r"torchscript: --clip-window: expected an export without --nms"):
+        window_size(suppressed, 2)
+    assert window_size(replace(suppressed, hyp=trained.hyp), None) == 0
+    assert "clip_window 3 is left out" in caplog.text
 
 
 def test_reports_name_the_runtime(fixed: Path) -> None:

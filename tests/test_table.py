@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from tests.simulated import few
 from utils.assessment import Assessment, assess
-from utils.engine import Evaluation
+from utils.evaluation import Evaluation
 from utils.report import metrics
 from utils.table import table
 

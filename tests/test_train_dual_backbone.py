@@ -28,7 +28,7 @@ from train_dual_backbone import FLAGS, PARTS, open_task, prepared
 from utils import splits
 from utils.checkpoint import Checkpoint, read, save
 from utils.config import ROOT
-from utils.engine import Evaluation
+from utils.evaluation import Evaluation
 from utils.flags import from_keywords, parse
 from utils.interrupt import Interrupts
 from utils.log import InputError

@@ -14,8 +14,8 @@ from models.yolo import fused
 from tests.test_engine import CPU, hyperparameters, parts, schedule, tiny_network
 from utils.checkpoint import Checkpoint
 from utils.dataset import EchoDataset, build_loader
-from utils.engine import Evaluation, Speed, inference_copy
 from utils.epoch import BAD_STEPS
+from utils.evaluation import Evaluation, Speed, inference_copy
 from utils.log import InputError
 from utils.metrics import detection_figures
 from utils.trainer import Learner, Plan, Training, fit, frame_weights, restore

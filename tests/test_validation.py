@@ -12,6 +12,7 @@ import pytest
 
 import train
 import val
+from tests.exported import saved
 from tests.scripts import phantom_yaml, tiny_cfg
 from utils import checkpoint
 from utils.checkpoint import Checkpoint
@@ -26,7 +27,7 @@ from utils.validation import check_leakage, checked_dataset, open_split, thresho
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small data and a tiny network, trained for an epoch."""
     folder = tmp_path_factory.mktemp("validation")
-    phantom_yaml(folder, patients=14, frames=1)
+    phantom_yaml(folder, patients=14, frames=2)
     train.run(data=str(folder / "small.yaml"), cfg=str(tiny_cfg(folder)), imgsz=64, batch_size=8, epochs=1,
               project=str(folder / "runs"), name="exp", noplots=True, bootstrap=0, workers=0, threads=1)  # fmt: skip
     return folder
@@ -59,8 +60,29 @@ def test_the_figures_are_those_of_val_py(place: Path, found: Checkpoint, split: 
                       project=str(place / "val"))  # fmt: skip
     one, other = (json.dumps({**figures, "speed_ms": 0}, sort_keys=True) for figures in (own.content, content))
     assert one == other  # as text, where an undefined figure equals itself
-    assert own.content["settings"]["split"] == split and own.warnings == [] and len(own.dataset) == 6
+    assert own.content["settings"]["split"] == split and own.warnings == [] and len(own.dataset) == 12
     assert own.assessment.intervals.unit == "patients" and own.assessment.intervals.units == 2
+
+
+def test_a_window_is_the_trainings_unless_asked_for_and_needs_clips(
+    place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = checkpoint.read(saved("joint"))
+    asked, compute = options(place), select_compute("cpu", None)
+    trained = replace(found, hyp=replace(found.hyp, clip_window=2))
+    config = checked_dataset(asked, found)
+
+    def figures(of: Checkpoint, window: int | None = None) -> tuple[int, Any]:
+        content = validate(of, config, "val", 64, compute, asked, 0, clip_window=window).content
+        return content["settings"]["clip_window"], content["view"]["log_loss"]
+
+    plain, averaged = figures(found), figures(trained)
+    assert (plain[0], averaged[0]) == (0, 2) and plain[1] != averaged[1]
+    assert figures(found, 2) == averaged and figures(trained, 0) == plain
+    unnamed = variant(place, "unnamed.yaml", "group:", "# group:")
+    config = checked_dataset(options(place, unnamed), found)
+    assert figures(found, 2)[1] == pytest.approx(plain[1])
+    assert "unnamed.yaml: clip_window: names no clip and no group" in caplog.text
 
 
 def test_a_size_is_rounded_to_whole_strides_and_draws_are_as_many_as_asked_for(place: Path, found: Checkpoint) -> None:

@@ -41,6 +41,7 @@ def settings_of(options: argparse.Namespace, detection: Detection, weights: Path
         "--weights": f"sha256 {digest(weights)}",
         "--source": str(absolute(Path(options.source))),
         "--imgsz": detection.predictor.image_size,
+        "--clip-window": detection.predictor.clip_window,
         **{f"--{name.replace('_', '-')}": getattr(options, name) for name in MATTER},
         "--data": [detection.names, detection.view_names],
         "--save-study": asks_report(options),

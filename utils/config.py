@@ -87,6 +87,7 @@ class Hyperparameters:
     gamma: float = _ranged(0.1, 10, default=1.0)
     clahe: float = _ranged(0, 100, default=0.0)
     sharpen: float = _ranged(0, 10, default=0.0)
+    clip_window: int = _ranged(0, 100, default=0)  # frames before and after, of its clip, that a frame is averaged with
     balance: str = "static"  # a name from models.balancers.BALANCERS
     gradnorm_alpha: float = _ranged(0, 10, default=1.5)
     gradnorm_lr: float = _ranged(1e-6, 1, default=0.025)

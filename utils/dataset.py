@@ -24,11 +24,12 @@ from utils.config import DatasetConfig, class_names, inside, shown
 from utils.devices import cores
 from utils.file_cache import Kind, collection_paused, file_states, remembered
 from utils.frames import FrameStore
-from utils.groups import patients
+from utils.groups import clips, in_clip_order, patients
 from utils.images import IMAGE_SUFFIXES
 from utils.labels import Label, Problem, label_path, read_label
 from utils.letterbox import Geometry, Image, fit, pad, padded
 from utils.log import LOGGER, InputError, printable, progress
+from utils.neighbours import BY_ITSELF, ClipWindow
 from utils.phantom import PhantomConfig, ensure
 from utils.preprocess import Preprocessor
 from utils.processes import ALONE, Processes
@@ -139,15 +140,31 @@ class EchoDataset(Dataset[tuple[Tensor, NDArray[np.float32], int, Geometry, int]
             batch_size: frames a batch.
             stride: pixels; sides become whole strides.
         """
-        order = np.argsort([height / width for height, width in self.originals], kind="stable")
-        for attribute in ("_rows", "labels", "files", "states", "originals"):
-            values = getattr(self, attribute)
-            setattr(self, attribute, [values[i] for i in order])
+        self._arrange(np.argsort([height / width for height, width in self.originals], kind="stable").tolist())
         self.batch_shapes = []
         for start in range(0, len(self), batch_size):
             shapes = [padded(fit(shape, self.size), stride) for shape in self.originals[start : start + batch_size]]
             height, width = (max(sides) for sides in zip(*shapes, strict=True))
             self.batch_shapes += [(height, width)] * len(shapes)
+
+    def arrange_by_clip(self) -> None:
+        """Order the frames clip by clip, each clip's as they were taken, if the dataset names clips.
+
+        It comes before :meth:`arrange_by_shape`, if that comes at all.
+        """
+        self._arrange(in_clip_order(self.config, self.files))
+
+    def window(self, frames: int) -> ClipWindow:
+        """So many frames on either side, with which an evaluation averages each; :meth:`arrange_by_clip` came first."""
+        clips = self.clips if frames else None
+        if frames and clips is None:
+            LOGGER.warning("%s: clip_window: names no clip and no group, so each frame is by itself", self.config.file)
+        return BY_ITSELF if clips is None else ClipWindow(frames, clips)
+
+    def _arrange(self, order: Sequence[int]) -> None:
+        for attribute in ("_rows", "labels", "files", "states", "originals"):
+            values = getattr(self, attribute)
+            setattr(self, attribute, [values[i] for i in order])
 
     def frame(self, index: int) -> Sample:
         """A frame as it is in the cache, with its boxes in pixels; what sticks out of the frame is cut off."""
@@ -173,6 +190,11 @@ class EchoDataset(Dataset[tuple[Tensor, NDArray[np.float32], int, Geometry, int]
     def groups(self) -> list[str] | None:
         """The group (patient) of each frame, or None where the dataset names no pattern."""
         return patients(self.config, self.files)
+
+    @property
+    def clips(self) -> list[str] | None:
+        """The clip of each frame, or None where the dataset names no pattern."""
+        return clips(self.config, self.files)
 
     def class_counts(self) -> NDArray[np.int64]:
         """Boxes of each class."""

@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import itertools
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from utils.interrupt import Interrupts
 from utils.ledger import Ledger
 from utils.log import progress
+from utils.neighbours import FrameOutput, Neighbours
 from utils.output_names import OutputNames
-from utils.predict import Prediction, Predictor
+from utils.predict import Looked, Prediction, Predictor
 from utils.runtimes import described
 from utils.sources import FRAMES_AHEAD, Frame
 from utils.writer import BackgroundWriter, Writer
@@ -60,31 +62,65 @@ class Detection:
         """
         shown = progress(arriving, "detection", total=total, unit="frame")
         with writer as writing:
-            for batch in batches(shown, self.size):
-                start = time.perf_counter()
-                predictions = self.predict(batch)
-                self.seconds += time.perf_counter() - start
-                self.frames, self.boxes = self.frames + len(batch), self.boxes + sum(map(len, predictions))
-                if not all(writing.take(*pair) for pair in zip(batch, predictions, strict=True)):
+            for pairs in self.predicted(batches(shown, self.size), interrupts):
+                if not all(writing.take(*pair) for pair in pairs):
                     return False
-                if interrupts.signal:
-                    return False
+            if interrupts.signal:
+                return False
             writing.complete()
         return True
 
-    def predict(self, frames: Sequence[Frame]) -> list[Prediction]:
-        """What the network sees in frames, the boxes in pixels of the whole frame."""
-        found = self.predictor.many([frame.seen for frame in frames], self.size)
-        return [
-            prediction if frame.area is None else replace(prediction, boxes=frame.area.moved(prediction.boxes))
-            for frame, prediction in zip(frames, found, strict=True)
-        ]
+    def predicted(
+        self, arriving: Iterable[Sequence[Frame]], interrupts: Interrupts
+    ) -> Generator[list[tuple[Frame, Prediction]], None, None]:
+        """Batches of frames -> frames with what the network sees in them, boxes in pixels of the whole frame.
+
+        Frames of a file are averaged with their neighbours, if the predictor has a window for that, and come as much
+        later; an error of the frames, or a signal, comes after the frames before it.
+        """
+        neighbours: Neighbours[Looked] = Neighbours(self.predictor.clip_window)
+        waiting: deque[Frame] = deque()
+        error: Exception | None = None
+
+        def settled(outputs: Sequence[FrameOutput[Looked]]) -> list[tuple[Frame, Prediction]]:
+            found = self.predictor.settle(outputs)
+            self.frames, self.boxes = self.frames + len(found), self.boxes + sum(map(len, found))
+            return [_placed(waiting.popleft(), prediction) for prediction in found]
+
+        try:
+            for batch in arriving:
+                start = time.perf_counter()
+                waiting.extend(batch)
+                seen, clips = [frame.seen for frame in batch], [_clip(frame) for frame in batch]
+                outputs = self.predictor.look(seen, clips, self.size)
+                pairs = settled([ready for output in outputs for ready in neighbours.add(output)])
+                self.seconds += time.perf_counter() - start
+                yield pairs
+                if interrupts.signal:
+                    break
+        except Exception as caught:
+            error = caught
+        yield settled(neighbours.flush())
+        if error is not None:
+            raise error
 
     def summary(self) -> str:
         """What was found, how fast, and where the network computes."""
         computes = described(self.predictor.network, self.predictor.compute)
         speed = self.seconds * 1000 / max(self.frames, 1)
         return f"{self.boxes} boxes in {self.frames} frames, {speed:.1f} ms a frame ({computes})"
+
+
+def _clip(frame: Frame) -> Hashable:
+    """Whose neighbours' findings may count for a frame: those of its file, if that holds several frames."""
+    return None if frame.number is None else frame.path
+
+
+def _placed(frame: Frame, prediction: Prediction) -> tuple[Frame, Prediction]:
+    """A frame, and what was found where the network looked in pixels of all of it."""
+    if frame.area is None:
+        return frame, prediction
+    return frame, replace(prediction, boxes=frame.area.moved(prediction.boxes))
 
 
 def batches(frames: Iterable[Frame], size: int) -> Iterator[list[Frame]]:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from utils.log import LOGGER, InputError
 
@@ -175,3 +175,9 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
+
+
+def to_float(images: Tensor, compute: Compute) -> Tensor:
+    """uint8 (B, 3, H, W) -> float32 in [0, 1] on the device, in its layout."""
+    images = images.to(compute.device, non_blocking=True)
+    return images.to(torch.float32, memory_format=compute.layout).div_(255)

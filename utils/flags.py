@@ -138,6 +138,10 @@ def _add(parser: argparse.ArgumentParser, flag: Flag) -> None:
 
 
 IMGSZ = "imgsz img img-size"
+CLIP_WINDOW = Flag(
+    "clip-window", None, "frames before and after, of the same clip, that what is found in a frame is averaged with; "
+    "0 none; the training's (hyp: clip_window) unless given", int,
+)  # fmt: skip
 BOOTSTRAP = Flag("bootstrap", 2000, "draws behind the 95% intervals of the figures; 0 for none", int)
 
 DOWNLOAD = Flag("download", False, "fetch --weights yolov5s.pt and the like from YOLOv5's release, if not on disk")

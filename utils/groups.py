@@ -15,6 +15,7 @@ from utils.log import LOGGER, InputError, printable
 PATIENCE = 8.0  # seconds for the names of all files; a million take two
 
 # A name up to its last number: p02-c01-f0004 -> p02-c01
+LAST_NUMBER = re.compile(r"\d{1,18}(?=\D*$)")
 BEFORE_LAST_NUMBER = r"^(.*?)[^0-9A-Za-z]*[A-Za-z]*\d+\D*$"
 
 
@@ -44,6 +45,19 @@ def clips(config: DatasetConfig, files: Sequence[Path]) -> list[str] | None:
     if owners is None:
         return own
     return [clip if _begins_with(clip, owner) else f"{owner}/{clip}" for owner, clip in zip(owners, own, strict=True)]
+
+
+def in_clip_order(config: DatasetConfig, files: Sequence[Path]) -> list[int]:
+    """Places of the frames, clip by clip, each clip's by the last number in their names; as given without clips."""
+    own = clips(config, files)
+    if own is None:
+        return list(range(len(files)))
+
+    def key(place: int) -> tuple[str, int, str]:
+        numbers = LAST_NUMBER.findall(files[place].stem)
+        return own[place], int(numbers[-1]) if numbers else 0, files[place].name
+
+    return sorted(range(len(files)), key=key)
 
 
 def _begins_with(clip: str, owner: str) -> bool:

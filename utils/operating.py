@@ -15,7 +15,7 @@ import numpy as np
 
 from utils.config import shown
 from utils.dataset import EchoDataset
-from utils.engine import Evaluation
+from utils.evaluation import Evaluation
 from utils.log import InputError
 from utils.view_metrics import fit_temperature
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from utils.config import name_fault
 from utils.dataset import EchoDataset
-from utils.engine import Evaluation
+from utils.evaluation import Evaluation
 from utils.files import write_whole
 from utils.groups import clips, patients
 from utils.log import InputError, printable

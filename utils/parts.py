@@ -84,6 +84,7 @@ def open_parts(
     }  # fmt: skip
     train_set = EchoDataset(config, "train", size, augmenter=Augmenter(hyp) if hyp.augments else None, **shared)
     val_set = EchoDataset(config, "val", size, **shared)
+    val_set.arrange_by_clip()
     if options.rect:
         train_set.arrange_by_shape(options.batch_size, stride)
         val_set.arrange_by_shape(options.batch_size * 2, stride)

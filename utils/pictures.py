@@ -10,7 +10,7 @@ import numpy as np
 
 from utils.dataset import EchoDataset
 from utils.draw import draw, ground_truth, mosaic, save
-from utils.engine import Evaluation
+from utils.evaluation import Evaluation
 from utils.images import read_image
 
 PICTURE_FRAMES = 16  # of a batch that a picture shows

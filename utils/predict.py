@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,19 +13,20 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from utils.boxes import non_max_suppression, scale_boxes
 from utils.checkpoint import Trained, check_boxes
-from utils.devices import Compute, select_compute
+from utils.devices import Compute, select_compute, to_float
 from utils.draw import draw
-from utils.engine import to_float
 from utils.images import read_image
-from utils.letterbox import Image, fit, letterbox, padded
+from utils.letterbox import Geometry, Image, fit, letterbox, padded
 from utils.log import InputError, one_line
+from utils.neighbours import FrameOutput
 from utils.operating import OperatingPoint
 from utils.pictures import view_text
 from utils.preprocess import Preprocessor
-from utils.runtimes import Runner, check_precision, image_size, open_weights, start, usual_batch
+from utils.runtimes import Runner, check_precision, image_size, open_weights, start, usual_batch, window_size
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -142,6 +143,19 @@ def _pixels(source: Any, called: str) -> NDArray[Any]:
         raise InputError(f"{called}: expected a whole PIL image, it cannot be decoded: {one_line(error)}") from error
 
 
+@dataclass(frozen=True, eq=False)
+class Looked:
+    """A frame that the network has seen: its pixels, where it was letterboxed, and what that took so far."""
+
+    image: Image
+    geometry: Geometry
+    milliseconds: tuple[float, ...]
+
+
+def _cells(output: FrameOutput[Looked]) -> int:
+    return 0 if output.boxes is None else len(output.boxes)
+
+
 @dataclass(frozen=True)
 class Predictor:
     """A network ready for frames of any size.
@@ -154,6 +168,7 @@ class Predictor:
         preprocessor: the training's filters.
         temperature: by which the view's logits are divided; see :mod:`utils.operating`.
         conf_thres, iou_thres, classes, agnostic, multi_label, max_det: of :func:`utils.boxes.non_max_suppression`.
+        clip_window: frames on either side with which those of a clip are averaged, see :mod:`utils.neighbours`.
     """
 
     network: Runner
@@ -170,6 +185,7 @@ class Predictor:
     agnostic: bool = False
     multi_label: bool = False
     max_det: int = 1000
+    clip_window: int = 0
 
     def __call__(self, image: Source) -> Prediction:
         """Find boxes and view in a frame: an RGB array (H, W, 3), or what else :func:`to_frame` takes."""
@@ -190,16 +206,29 @@ class Predictor:
         """
         alone = len(images) == 1
         frames = [to_frame(image, "image" if alone else f"image {index}") for index, image in enumerate(images)]
+        return self.settle(self.look(frames, [None] * len(frames), batch_size))
+
+    def look(
+        self, images: Sequence[Image], clips: Sequence[Hashable], batch_size: int = 0
+    ) -> list[FrameOutput[Looked]]:
+        """What the network says of frames, before suppression; :meth:`settle` does the rest.
+
+        Args:
+            images: (H, W, 3) RGB.
+            clips: which clip each belongs to; None for a frame by itself.
+            batch_size: see :meth:`many`.
+        """
         together: dict[tuple[int, int], list[int]] = {}
-        for index, frame in enumerate(frames):
-            together.setdefault(self.input_shape(frame), []).append(index)
+        for index, image in enumerate(images):
+            together.setdefault(self.input_shape(image), []).append(index)
         size = batch_size or usual_batch(self.network, self.compute)
-        found: dict[int, Prediction] = {}
+        found: dict[int, FrameOutput[Looked]] = {}
         for alike in together.values():
             for first in range(0, len(alike), size):
                 batch = alike[first : first + size]
-                found.update(zip(batch, self._batch([frames[index] for index in batch]), strict=True))
-        return [found[index] for index in range(len(frames))]
+                outputs = self._look([images[index] for index in batch], [clips[index] for index in batch])
+                found.update(zip(batch, outputs, strict=True))
+        return [found[index] for index in range(len(images))]
 
     def input_shape(self, frame: Image) -> tuple[int, int]:
         """(height, width) in which the network sees a frame."""
@@ -208,37 +237,54 @@ class Predictor:
         return padded(fit((frame.shape[0], frame.shape[1]), self.image_size), self.network.max_stride)
 
     @torch.inference_mode()
-    def _batch(self, frames: Sequence[Image]) -> list[Prediction]:
+    def _look(self, images: Sequence[Image], clips: Sequence[Hashable]) -> list[FrameOutput[Looked]]:
         """Frames of one :meth:`input_shape`."""
         clock = [self._now()]
         fitted = [
-            letterbox(self.preprocessor(frame), self.image_size, self.network.max_stride, square=not self.rect)
-            for frame in frames
+            letterbox(self.preprocessor(image), self.image_size, self.network.max_stride, square=not self.rect)
+            for image in images
         ]
         pixels = [image for image, _ in fitted]
         stacked = torch.from_numpy(np.stack(pixels) if len(pixels) > 1 else pixels[0][None])
-        images = to_float(stacked.permute(0, 3, 1, 2), self.compute)
+        batch = to_float(stacked.permute(0, 3, 1, 2), self.compute)
         clock.append(self._now())
         with self.compute.autocast():
-            output = self.network(images)
+            output = self.network(batch)
         assert output.boxes is not None  # weights without boxes are refused when they are loaded
-        clock.append(self._now())
-        kept = non_max_suppression(
-            output.boxes, self.conf_thres, self.iou_thres, self.classes, self.agnostic, self.multi_label, self.max_det
-        )
-        boxes = [
-            scale_boxes(rows, (place.gain_x, place.gain_y), (place.left, place.top), place.original).cpu().numpy()
-            for rows, (_, place) in zip(kept, fitted, strict=True)
-        ]
-        clock.append(self._now())
-        views: Sequence[NDArray[np.float32] | None] = [None] * len(frames)
+        views: Sequence[Tensor | None] = [None] * len(images)
         if output.view is not None:
-            views = list((output.view.float() / self.temperature).softmax(1).cpu().numpy())
-        times = tuple(1000 * (end - begin) / len(frames) for begin, end in itertools.pairwise(clock))
+            views = list((output.view.float() / self.temperature).softmax(1).cpu())
+        clock.append(self._now())
+        times = tuple(1000 * (end - begin) / len(images) for begin, end in itertools.pairwise(clock))
         return [
-            Prediction(rows, view, self.names, self.view_names, frame, times)
-            for rows, view, frame in zip(boxes, views, frames, strict=True)
+            FrameOutput(Looked(image, place, times), clip, boxes, view)
+            for image, (_, place), clip, boxes, view in zip(images, fitted, clips, output.boxes, views, strict=True)
         ]
+
+    @torch.inference_mode()
+    def settle(self, outputs: Sequence[FrameOutput[Looked]]) -> list[Prediction]:
+        """What is left after suppression, boxes in pixels of each frame."""
+        found = []
+        for _, group in itertools.groupby(outputs, key=_cells):
+            alike = list(group)
+            start = self._now()
+            kept = non_max_suppression(
+                torch.stack([output.boxes for output in alike if output.boxes is not None]), self.conf_thres,
+                self.iou_thres, self.classes, self.agnostic, self.multi_label, self.max_det,
+            )  # fmt: skip
+            boxes = []
+            for rows, output in zip(kept, alike, strict=True):
+                at = output.frame.geometry
+                boxes.append(scale_boxes(rows, (at.gain_x, at.gain_y), (at.left, at.top), at.original).cpu().numpy())
+            spent = 1000 * (self._now() - start) / len(alike)
+            found += [
+                Prediction(
+                    rows, None if output.view is None else output.view.numpy(), self.names, self.view_names,
+                    output.frame.image, (*output.frame.milliseconds, spent),
+                )
+                for rows, output in zip(boxes, alike, strict=True)
+            ]  # fmt: skip
+        return found
 
     def _now(self) -> float:
         """Seconds, once the GPU has done what it was given; suppression would wait for that anyhow."""
@@ -259,6 +305,7 @@ def load(
     max_det: int = 1000,
     calibrate: bool = False,
     threads: int = 0,
+    clip_window: int | None = None,
 ) -> Predictor:
     """Load a checkpoint of a training; the image size is the training's unless given.
 
@@ -266,6 +313,7 @@ def load(
         weights: the file, or what :func:`utils.runtimes.open_weights` has read of it.
         calibrate: divide the view's logits by the temperature that was fitted on validation.
         threads: see :func:`utils.devices.select_compute`.
+        clip_window: see :class:`Predictor`; the training's unless given.
 
     Raises:
         InputError: no such checkpoint or device; no temperature in it; a threshold out of its range.
@@ -296,4 +344,5 @@ def load(
         classes=classes,
         agnostic=agnostic,
         max_det=max_det,
+        clip_window=window_size(found, clip_window),
     )

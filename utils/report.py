@@ -13,7 +13,7 @@ from utils.assessment import Assessment
 from utils.config import shown
 from utils.curves import plot_curve, plot_froc, plot_pr
 from utils.diagrams import Calibrated, plot_confusion, plot_reliability
-from utils.engine import Evaluation
+from utils.evaluation import Evaluation
 from utils.files import read_json
 from utils.froc import FALSE_BOXES
 from utils.intervals import LEVEL, Intervals

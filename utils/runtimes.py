@@ -13,7 +13,7 @@ from utils import checkpoint, legacy, sessions
 from utils.card import Export
 from utils.checkpoint import Checkpoint, NotOursError, Trained
 from utils.devices import Compute
-from utils.engine import inference_copy
+from utils.evaluation import inference_copy
 from utils.letterbox import whole_strides
 from utils.log import LOGGER, InputError
 from utils.releases import locate
@@ -84,6 +84,24 @@ def check_sizes(found: Trained, sizes: Sequence[int]) -> None:
     if isinstance(found, Export) and found.form.shape is not None and len(sizes) > 1:
         own = " x ".join(map(str, found.form.shape[1:]))
         raise InputError(f"{found.path}: --task study: expected any size, got {own} fixed; export with --dynamic")
+
+
+def window_size(found: Trained, asked: int | None) -> int:
+    """Frames on either side to average with (:mod:`utils.neighbours`): those asked for, or the training's.
+
+    Raises:
+        InputError: some are asked of an export that holds its own suppression, after which nothing can be averaged.
+    """
+    suppressed = isinstance(found, Export) and found.form.nms is not None
+    if suppressed and asked:
+        raise InputError(
+            f"{found.path}: --clip-window: expected an export without --nms, after which nothing is left to average"
+        )
+    if suppressed and found.hyp.clip_window:
+        LOGGER.warning("%s: suppression inside it: clip_window %d is left out", found.path, found.hyp.clip_window)
+    if suppressed:
+        return 0
+    return found.hyp.clip_window if asked is None else asked
 
 
 def image_size(found: Trained, network: Runner, asked: int | None) -> int:

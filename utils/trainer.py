@@ -27,8 +27,9 @@ from utils.batches import EpochBatches
 from utils.config import ROOT, Hyperparameters, plain
 from utils.dataset import Batch, EchoDataset
 from utils.devices import Compute
-from utils.engine import Evaluation, MultiScale, Thresholds, evaluate, inference_copy, train_one_epoch
+from utils.engine import MultiScale, train_one_epoch
 from utils.epoch import EpochProgress, NotFiniteError
+from utils.evaluation import Evaluation, Thresholds, evaluate, inference_copy
 from utils.interrupt import Interrupts
 from utils.log import LOGGER, InputError, Interrupted
 from utils.loggers import RunLogger
@@ -329,9 +330,20 @@ def validate(
 ) -> Evaluation:
     """Evaluate the averaged weights."""
     network = inference_copy(learner.running_mean.network, compute)
-    nc, nv = len(plan.names), len(plan.view_names)
-    criterion = learner.criterion.over(alone)
-    return evaluate(network, loader, nc, nv, compute, plan.thresholds, criterion, processes=processes)
+    nc, nv, dataset = len(plan.names), len(plan.view_names), loader.dataset
+    assert isinstance(dataset, EchoDataset)
+    return evaluate(
+        network, loader, nc, nv, compute, plan.thresholds, learner.criterion.over(alone),
+        processes=validating(plan.hyp, processes), window=dataset.window(plan.hyp.clip_window),
+    )  # fmt: skip
+
+
+def validating(hyp: Hyperparameters, processes: Processes) -> Processes:
+    """The processes that share a validation: all, unless a frame's neighbours may be in another's batches.
+
+    Then each validates the whole part.
+    """
+    return ALONE if hyp.clip_window else processes
 
 
 def _row(

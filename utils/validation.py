@@ -17,7 +17,7 @@ from utils.checkpoint import Trained, check_boxes
 from utils.config import DatasetConfig, Hyperparameters, find_file, load_dataset_config
 from utils.dataset import EchoDataset, build_loader, prepare
 from utils.devices import Compute
-from utils.engine import Evaluation, Thresholds, evaluate
+from utils.evaluation import Evaluation, Thresholds, evaluate
 from utils.flags import check_range
 from utils.leakage import Fingerprint, compare
 from utils.log import LOGGER, InputError
@@ -27,7 +27,7 @@ from utils.parts import PERMUTED, refuse, report
 from utils.permutation import shuffled_labels
 from utils.preprocess import Preprocessor
 from utils.report import metrics
-from utils.runtimes import described, image_size, start
+from utils.runtimes import described, image_size, start, window_size
 
 
 def checked_dataset(options: argparse.Namespace, found: Trained) -> DatasetConfig:
@@ -49,7 +49,7 @@ def checked_dataset(options: argparse.Namespace, found: Trained) -> DatasetConfi
 def open_split(
     found: Trained, config: DatasetConfig, split: str, size: int, stride: int, options: argparse.Namespace
 ) -> EchoDataset:
-    """The split, filtered and padded as in training: to squares, or in rectangular batches of whole strides.
+    """The split clip by clip, filtered and padded as in training: to squares, or in batches of whole strides.
 
     Of a network that was trained on labels shuffled between patients, its labels are shuffled alike.
     """
@@ -59,6 +59,7 @@ def open_split(
         preprocessor=Preprocessor.of(found.hyp),
         label_of=None if permutation is None else shuffled_labels(config, permutation),
     )  # fmt: skip
+    dataset.arrange_by_clip()
     if found.rect:
         dataset.arrange_by_shape(options.batch_size, stride)
     return dataset
@@ -84,19 +85,21 @@ class Validation:
 
 def validate(
     found: Trained, config: DatasetConfig, split: str, size: int | None, compute: Compute,
-    options: argparse.Namespace, draws: int, loss_hyp: Hyperparameters | None = None,
+    options: argparse.Namespace, draws: int, loss_hyp: Hyperparameters | None = None, clip_window: int | None = None,
 ) -> Validation:  # fmt: skip
     """Evaluate a split at an image size.
 
     Args:
         size: pixels of the frames' longer side; the training's if None.
         loss_hyp: whose gains and smoothing the losses have, where they are to be compared; the training's own if None.
+        clip_window: see :mod:`utils.neighbours`; the training's if None.
     """
     check_range(options, "bootstrap", 0)
     limits = thresholds(options)
     network = start(found, compute)
     size = image_size(found, network, size)
     nv = len(found.view_names) if config.view_names else 0
+    frames = window_size(found, clip_window)
     has_losses = isinstance(network, nn.Module)  # what is exported gives no raw maps
 
     def opened(part: str) -> EchoDataset:
@@ -107,7 +110,9 @@ def validate(
         module: Any = network
         criterion = JointLoss.of(module, loss_hyp or found.hyp, size) if has_losses else None
         nc = len(dataset.names)
-        return evaluate(network, loader, nc, nv, compute, limits, criterion, dataset.split, operating)
+        return evaluate(
+            network, loader, nc, nv, compute, limits, criterion, dataset.split, operating, window=dataset.window(frames)
+        )
 
     dataset = opened(split)
     leakage, warnings = check_leakage(found, dataset, options)
@@ -126,7 +131,7 @@ def validate(
     settings = {
         "weights": str(found.path), "data": str(config.file), "split": split, "imgsz": size, "rect": found.rect,
         "batch_size": options.batch_size, **dataclasses.asdict(limits), "confidence_from": source,
-        "nms_inside": inside,
+        "nms_inside": inside, "clip_window": frames,
         "compute": described(network, compute),
     }  # fmt: skip
     assessment = assess(

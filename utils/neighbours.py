@@ -1,0 +1,130 @@
+"""What a network says of a frame, averaged with what it says of the frames around it in the same clip.
+
+A jet stays where it is for several frames and a view for a whole clip, while a network's errors change from frame to
+frame. Averaged are the probabilities of each cell of the maps, before suppression; boxes keep their own corners. Half
+of the mean is the frame's own word, as a jet comes and goes within a heartbeat; the other half is that of its window.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+OWN_SHARE = 0.5  # of a frame in its mean, beside its equal part in the window's
+LEAST_PROBABILITY = 1e-12
+
+
+@dataclass(frozen=True)
+class ClipWindow:
+    """Which frames of a dataset are averaged.
+
+    Attributes:
+        frames: before, and as many after, that a frame is averaged with; 0 leaves each by itself.
+        clips: of each frame of the dataset; empty where it names none, and each frame is by itself.
+    """
+
+    frames: int = 0
+    clips: Sequence[Hashable] = ()
+
+    def clip_of(self, index: int) -> Hashable:
+        """The clip of a frame, or None."""
+        return self.clips[index] if self.clips else None
+
+
+BY_ITSELF = ClipWindow()
+
+
+@dataclass(frozen=True, eq=False)
+class FrameOutput(Generic[T]):
+    """What a network says of one frame.
+
+    Attributes:
+        frame: the caller's own, whatever tells which one it is.
+        clip: which clip the frame belongs to; None for a frame by itself.
+        boxes: (N, 5 + nc) decoded predictions, see :class:`models.yolo.Output`; None of a classifier alone.
+        view: (nv,) probabilities; None of a detector alone.
+    """
+
+    frame: T
+    clip: Hashable
+    boxes: Tensor | None
+    view: Tensor | None
+
+
+class Neighbours(Generic[T]):
+    """Frames go in, one by one, a clip's in their order; they come out averaged, in the same order, a little later.
+
+    Args:
+        window: frames before, and as many after, that a frame is averaged with; fewer at a clip's ends. 0 hands every
+            frame back as it is, at once.
+    """
+
+    def __init__(self, window: int) -> None:
+        self._window = window
+        self._held: deque[FrameOutput[T]] = deque()  # of one clip: what a frame not yet given back needs
+        self._scores: deque[Tensor | None] = deque()  # (N, nc) of each
+        self._next = 0  # place in ``_held`` of the first that was not given back
+
+    def add(self, output: FrameOutput[T]) -> list[FrameOutput[T]]:
+        """Take a frame; returns those that have now all of their neighbours."""
+        if not self._window or output.clip is None:
+            return [*self.flush(), output]
+        ready = [] if self._continues(output) else self.flush()
+        self._held.append(output)
+        self._scores.append(None if output.boxes is None else output.boxes[:, 5:] * output.boxes[:, 4:5])
+        if len(self._held) - 1 - self._next == self._window:
+            ready.append(self._averaged())
+        return ready
+
+    def flush(self) -> list[FrameOutput[T]]:
+        """The frames that still wait, averaged with the neighbours that there are; nothing follows them."""
+        ready = []
+        while self._next < len(self._held):
+            ready.append(self._averaged())
+        self._held.clear()
+        self._scores.clear()
+        self._next = 0
+        return ready
+
+    def _continues(self, output: FrameOutput[T]) -> bool:
+        """Whether a frame is the next of the clip that is held, with the same cells."""
+        if not self._held:
+            return True
+        last = self._held[-1]
+        sizes = [None if found.boxes is None else found.boxes.shape for found in (last, output)]
+        return last.clip == output.clip and sizes[0] == sizes[1]
+
+    def _averaged(self) -> FrameOutput[T]:
+        """The first frame that was not given back, averaged; what none of the later ones needs is dropped."""
+        own, first = self._held[self._next], max(self._next - self._window, 0)
+        around = range(first, min(self._next + self._window + 1, len(self._held)))
+        views = [view for index in around if (view := self._held[index].view) is not None]
+        scores = [found for index in around if (found := self._scores[index]) is not None]
+        averaged = replace(
+            own,
+            boxes=None if own.boxes is None else _with_scores(own.boxes, _mean(scores, self._next - first)),
+            view=None if own.view is None else _mean(views, self._next - first),
+        )
+        self._next += 1
+        if self._next > self._window:
+            self._held.popleft()
+            self._scores.popleft()
+            self._next -= 1
+        return averaged
+
+
+def _mean(window: Sequence[Tensor], own: int) -> Tensor:
+    """What the frame at ``own`` says and the mean over the window, which it is part of."""
+    return OWN_SHARE * window[own] + (1 - OWN_SHARE) * torch.stack(list(window)).mean(0)
+
+
+def _with_scores(boxes: Tensor, scores: Tensor) -> Tensor:
+    """Boxes (N, 5 + nc) with objectness x class probability of (N, nc), the objectness being that of the best class."""
+    objectness = scores.amax(1, keepdim=True)
+    return torch.cat((boxes[:, :4], objectness, scores / objectness.clamp(min=LEAST_PROBABILITY)), 1)
