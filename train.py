@@ -301,6 +301,7 @@ def make_plan(
         multi_scale=MultiScale(hyp.seed, stride) if options.multi_scale else None,
         thresholds=Thresholds(single_class=options.single_cls),
         leakage=parts.leakage.columns(),
+        frame_weights=parts.frame_weights,
         remembered={
             "trained_on": parts.trained_on.content(),
             "permuted_labels": hyp.seed if options.permute_labels else None,

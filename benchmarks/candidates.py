@@ -26,7 +26,7 @@ ALL_OF = "all of"
 ROWS = "rows"  # of a candidate's network: rows of the network yaml that it replaces, by index
 RESERVED = {  # flags that a candidate cannot change: they are the search's own
     "data", "hyp", "folds", "seed", "resume", "project", "name", "exist_ok", "noplots", "bootstrap", "device", "amp",
-    "threads", "workers", "traceback", "permute_labels", "download",
+    "threads", "workers", "traceback", "permute_labels", "download", "weights",
 }  # fmt: skip
 
 

@@ -55,6 +55,7 @@ FLAGS = (
     Flag("table", "benchmarks/recipe.yaml", "candidates, with their reasons"),
     Flag("show", False, "print what there is, and train nothing"),
     Flag("cfg", "models/yolov5n.yaml", "network yaml of the base"),
+    Flag("weights", "", "checkpoint that all trainings start from; empty: random weights"),
     Flag("hyp", "hyp/joint_training_rules.yaml", "hyperparameters of the base"),
     Flag(IMGSZ, 224, "pixels, of the base", int),
     Flag("epochs", 15, "of the base", int),
@@ -133,7 +134,8 @@ def planned(options: argparse.Namespace) -> tuple[list[Job], dict[str, str]]:
                 raise
     precision = str(select_compute(options.device, options.amp, options.threads).amp)
     yamls, content = made_folds(options)
-    digests = {name: found.digest(content, precision) for name, found in settings.items()}
+    start = [hashlib.sha256(weights.read_bytes()).hexdigest()] if (weights := start_of(options)) else []
+    digests = {name: found.digest(content, precision, *start) for name, found in settings.items()}
     jobs = [
         Job(table[name], settings[name], digests[name], yamls[fold - 1], fold, seed)
         for seed in dict.fromkeys(options.seeds)
@@ -141,6 +143,11 @@ def planned(options: argparse.Namespace) -> tuple[list[Job], dict[str, str]]:
         for fold in dict.fromkeys(options.only_folds or range(1, options.folds + 1))
     ]
     return jobs, digests
+
+
+def start_of(options: argparse.Namespace) -> Path | None:
+    """The checkpoint that all trainings start from, or None."""
+    return find_file(options.weights, "", flag="--weights").resolve() if options.weights else None
 
 
 def made_folds(options: argparse.Namespace) -> tuple[list[Path], str]:
@@ -212,7 +219,8 @@ def trained(job: Job, folder: Path, options: argparse.Namespace) -> dict[str, An
             write_text(paths[kind], yaml.safe_dump(dict(content), sort_keys=False))
         train.run(
             data=str(job.data), seed=job.seed, project=str(folder), name=job.name, exist_ok=True, noplots=True,
-            bootstrap=0, device=options.device, amp=options.amp, **{kind: str(path) for kind, path in paths.items()},
+            bootstrap=0, device=options.device, amp=options.amp, weights=str(start_of(options) or ""),
+            **{kind: str(path) for kind, path in paths.items()},
             **job.settings.flags, **machine,
         )  # fmt: skip
     elif not ended(begun):

@@ -43,6 +43,37 @@ def dataset(folder: Path, size: int = 64, split: str = "train", **keywords: Any)
     return EchoDataset(load_dataset_config(folder / "data.yaml"), split, size, **keywords)
 
 
+def test_frames_of_a_clip_agree_on_the_view_that_most_of_them_carry(tmp_path: Path) -> None:
+    views = {"p01-c1-f1": 2, "p01-c1-f2": 0, "p01-c1-f3": 0, "p01-c2-f1": 1, "p01-c2-f2": 2, "p02-c1-f1": None,
+             "p02-c1-f2": 1, "p03-c1-f1": None}  # fmt: skip
+    for name, view in views.items():
+        write_frame(tmp_path, f"train/{name}.png", (48, 64), [(0, 1, 1, 20, 20)], view=view)
+    write_yaml(tmp_path, val="images/train")
+    found = dataset(tmp_path)
+    assert found.agree_on_views() == 3
+    assert dict(zip([path.stem for path in found.files], found.views().tolist(), strict=True)) == {
+        **{f"p01-c1-f{n}": 0 for n in (1, 2, 3)}, "p01-c2-f1": 1, "p01-c2-f2": 1, "p02-c1-f1": 1, "p02-c1-f2": 1,
+        "p03-c1-f1": -1,
+    }  # fmt: skip
+    found.config = dataclasses.replace(found.config, group=None, clip=None)
+    with pytest.raises(InputError, match="clip_views: expected a group or clip pattern in it, got neither"):
+        found.agree_on_views()
+
+
+def test_frames_go_clip_by_clip_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    names = ["p2-c1-10", "p1-c1-9", "p2-c1-2", "p1-c1-11", "p1-c0-3"]
+    for name in names:
+        write_frame(tmp_path, f"train/{name}.png", (48, 64), [(0, 1, 1, 20, 20)], view=0)
+    (tmp_path / "list.txt").write_text("".join(f"{tmp_path}/images/train/{name}.png\n" for name in names))
+    data = write_yaml(tmp_path, train="list.txt", val="images/train")
+    config = dataclasses.replace(load_dataset_config(data), group=r"^(p\d+)-")
+    found = EchoDataset(config, "train", 64)
+    assert [path.stem for path in found.files] == names
+    found.arrange_by_clip()
+    assert [path.stem for path in found.files] == ["p1-c0-3", "p1-c1-9", "p1-c1-11", "p2-c1-2", "p2-c1-10"]
+    assert found.window(2).clip_of(4) == found.window(2).clip_of(3) != found.window(2).clip_of(2)
+
+
 def own_box(index: int, shape: tuple[int, int]) -> Box:
     """A box whose class and place tell which frame it belongs to."""
     height, width = shape

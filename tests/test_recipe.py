@@ -289,3 +289,24 @@ def test_of_what_two_have_in_common_every_seed_has_every_fold() -> None:
 def test_nothing_is_said_of_candidates_without_a_base(tmp_path: Path) -> None:
     assert compared({"good": parts_of(tmp_path, "good", (0,), 0.9)}, draws=20) == []
     assert notes([], 20) == ["No training of the base is finished yet, with which candidates are compared."]
+
+
+def test_all_trainings_start_from_the_weights_that_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+
+    def stop(**keywords: Any) -> None:
+        started.append(keywords["weights"])
+        raise InputError("far enough")
+
+    monkeypatch.setattr(recipe.train, "run", stop)
+    names = []
+    for content in (None, b"one", b"another"):
+        (tmp_path / "start.pt").write_bytes(content or b"")
+        given = ["--weights", str(tmp_path / "start.pt")] if content else []
+        with pytest.raises(InputError, match="far enough"):
+            search(tmp_path, "--epochs", "1", "--candidates", BASE, *given)
+        names.append({path.name for path in (tmp_path / "runs").glob("base-*-hyp.yaml")})
+    assert started == ["", *[str((tmp_path / "start.pt").resolve())] * 2]
+    assert len(names[0]) == 1 and len(names[1]) == 2 and len(names[2]) == 3  # settings of their own each
+    with pytest.raises(InputError, match=r"--weights 'none\.pt': no such file"):
+        search(tmp_path, "--weights", "none.pt")

@@ -87,6 +87,8 @@ class Hyperparameters:
     gamma: float = _ranged(0.1, 10, default=1.0)
     clahe: float = _ranged(0, 100, default=0.0)
     sharpen: float = _ranged(0, 10, default=0.0)
+    sampling: str = "frames"  # a name from SAMPLINGS: of what an epoch draws equally many frames
+    clip_views: bool = False  # in training each frame of a clip is labelled with the view that most of them carry
     clip_window: int = _ranged(0, 100, default=0)  # frames before and after, of its clip, that a frame is averaged with
     balance: str = "static"  # a name from models.balancers.BALANCERS
     gradnorm_alpha: float = _ranged(0, 10, default=1.5)

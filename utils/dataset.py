@@ -7,6 +7,7 @@ a random state of its own.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from utils.file_cache import Kind, collection_paused, file_states, remembered
 from utils.frames import FrameStore
 from utils.groups import clips, in_clip_order, patients
 from utils.images import IMAGE_SUFFIXES
-from utils.labels import Label, Problem, label_path, read_label
+from utils.labels import UNLABELLED, Label, Problem, label_path, read_label
 from utils.letterbox import Geometry, Image, fit, pad, padded
 from utils.log import LOGGER, InputError, printable, progress
 from utils.neighbours import BY_ITSELF, ClipWindow
@@ -195,6 +196,31 @@ class EchoDataset(Dataset[tuple[Tensor, NDArray[np.float32], int, Geometry, int]
     def clips(self) -> list[str] | None:
         """The clip of each frame, or None where the dataset names no pattern."""
         return clips(self.config, self.files)
+
+    def agree_on_views(self) -> int:
+        """Label every frame of a clip with the view that most of its frames carry, of equally many the first of them.
+
+        Frames that carry none get it, too. A clip shows one view; where its labels differ, some are wrong.
+
+        Returns:
+            The number of frames whose label that changes.
+
+        Raises:
+            InputError: the dataset names no clips.
+        """
+        clips = self.clips
+        if clips is None:
+            raise InputError(f"{self.config.file}: clip_views: expected a group or clip pattern in it, got neither")
+        votes: dict[str, Counter[int]] = {}
+        for clip, label in zip(clips, self.labels, strict=True):
+            if label.view != UNLABELLED:
+                votes.setdefault(clip, Counter())[label.view] += 1
+        changed = 0
+        for index, (clip, label) in enumerate(zip(clips, self.labels, strict=True)):
+            view = votes[clip].most_common(1)[0][0] if clip in votes else UNLABELLED
+            changed += view != label.view
+            self.labels[index] = replace(label, view=view)
+        return changed
 
     def class_counts(self) -> NDArray[np.int64]:
         """Boxes of each class."""

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from utils.augment import Augmenter
 from utils.checkpoint import Trained
 from utils.config import DatasetConfig, Hyperparameters, find_file, load_dataset_config
@@ -20,6 +23,7 @@ from utils.letterbox import whole_strides
 from utils.log import LOGGER, InputError
 from utils.permutation import shuffled_labels
 from utils.preprocess import Preprocessor
+from utils.sampling import sampling_weights
 
 PERMUTED = "labels were shuffled between patients (control): these figures should be those of chance"
 
@@ -30,6 +34,7 @@ class Parts:
 
     Attributes:
         image_size: pixels of the longer side, in whole strides.
+        frame_weights: how often training frames are drawn; None for all alike.
         trained_on: what a checkpoint remembers of the training part.
         leakage: what validation has in common with it.
         warnings: what readers of the figures must know.
@@ -38,6 +43,7 @@ class Parts:
     train: EchoDataset
     val: EchoDataset
     image_size: int
+    frame_weights: NDArray[np.float64] | None
     trained_on: Fingerprint
     leakage: Leakage
     warnings: tuple[str, ...]
@@ -75,6 +81,10 @@ def open_parts(
     check_range(options, "workers bootstrap", 0)
     if options.rect and options.image_weights:
         raise InputError("--rect --image-weights: expected one of them; frames drawn at random make no rectangles")
+    for flag in ("rect", "image_weights"):
+        if getattr(options, flag) and hyp.sampling != "frames":
+            shown = "--" + flag.replace("_", "-")
+            raise InputError(f"{shown} and sampling: {hyp.sampling} ({options.hyp}): expected one of them")
     size = whole_strides(options.imgsz, stride)
     prepare(config)
     shared: dict[str, Any] = {
@@ -85,6 +95,9 @@ def open_parts(
     train_set = EchoDataset(config, "train", size, augmenter=Augmenter(hyp) if hyp.augments else None, **shared)
     val_set = EchoDataset(config, "val", size, **shared)
     val_set.arrange_by_clip()
+    if hyp.clip_views:
+        changed = train_set.agree_on_views()
+        LOGGER.info("clip_views: %d of %d training frames get their clip's view", changed, len(train_set))
     if options.rect:
         train_set.arrange_by_shape(options.batch_size, stride)
         val_set.arrange_by_shape(options.batch_size * 2, stride)
@@ -101,7 +114,8 @@ def open_parts(
         warnings.append(PERMUTED)
         LOGGER.warning("%s", PERMUTED)
     warn_of_unmatched(config, [*train_set.files, *val_set.files])
-    return Parts(train_set, val_set, size, trained_on, leakage, tuple(warnings))
+    weights = sampling_weights(hyp.sampling, train_set)
+    return Parts(train_set, val_set, size, weights, trained_on, leakage, tuple(warnings))
 
 
 def _compared(
