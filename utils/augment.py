@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils.config import Hyperparameters
+from utils.echo_augment import change_echo
 from utils.labels import UNLABELLED
 from utils.letterbox import PADDING, Image, pad
 
@@ -43,7 +44,7 @@ Fetch = Callable[[int], Sample]
 
 @dataclass(frozen=True)
 class Augmenter:
-    """Applies what a hyp file asks for, in YOLOv5's order: mosaic or padding, warp, mixup, colour, flips."""
+    """What a hyp file asks for: in YOLOv5's order mosaic or padding, warp, mixup, colour, flips; then echo's own."""
 
     hyp: Hyperparameters
 
@@ -72,7 +73,7 @@ class Augmenter:
             sample = flip(sample, axis=0)
         if rng.random() < hyp.fliplr:
             sample = flip(sample, axis=1)
-        return sample
+        return sample._replace(image=change_echo(sample.image, hyp, rng))
 
     def _mosaic(
         self, sample: Sample, target: tuple[int, int], rng: np.random.Generator, fetch: Fetch, count: int

@@ -87,6 +87,10 @@ class Hyperparameters:
     gamma: float = _ranged(0.1, 10, default=1.0)
     clahe: float = _ranged(0, 100, default=0.0)
     sharpen: float = _ranged(0, 10, default=0.0)
+    speckle: float = _ranged(0, 1, default=0.0)  # this and the next three: changes of utils.echo_augment
+    depth_gain: float = _ranged(0, 1, default=0.0)
+    depth_blur: float = _ranged(0, 20, default=0.0)
+    doppler_fade: float = _ranged(0, 1, default=0.0)
     sampling: str = "frames"  # a name from SAMPLINGS: of what an epoch draws equally many frames
     clip_views: bool = False  # in training each frame of a clip is labelled with the view that most of them carry
     clip_window: int = _ranged(0, 100, default=0)  # frames before and after, of its clip, that a frame is averaged with
@@ -110,7 +114,8 @@ class Hyperparameters:
     def augments(self) -> bool:
         """Whether any key asks for frames to be changed."""
         geometric = (self.degrees, self.translate, self.scale, self.shear, self.perspective, self.flipud, self.fliplr)
-        return any((self.hsv_h, self.hsv_s, self.hsv_v, *geometric, self.mosaic, self.mixup))
+        echo = (self.speckle, self.depth_gain, self.depth_blur, self.doppler_fade)
+        return any((self.hsv_h, self.hsv_s, self.hsv_v, *geometric, self.mosaic, self.mixup, *echo))
 
 
 @dataclass(frozen=True)
