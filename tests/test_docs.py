@@ -27,6 +27,8 @@ def test_every_module_has_its_place_in_the_architecture_and_a_test_of_its_own(fo
         "docs/training-strategy.md",
         "docs/comparison.md",
         "docs/deployment.md",
+        "docs/many-processes.md",
+        "docs/new-patients.md",
         "docs/study-report.md",
         "benchmarks/README.md",
         "SECURITY.md",
