@@ -44,6 +44,7 @@ from utils.flags import BOOTSTRAP, COMMON, DOWNLOAD, IMGSZ, THREADS, Flag, check
 from utils.frames import CACHE_MODES
 from utils.interrupt import Interrupts
 from utils.launch import placed, run_folder
+from utils.learner import Learner
 from utils.log import LOGGER, InputError, run_script
 from utils.loss import JointLoss
 from utils.optim import OPTIMIZERS, RunningMean, build_optimizer
@@ -53,7 +54,7 @@ from utils.resume import resumable
 from utils.run_folder import FROM_HYP, forget_figures, stored_options, write_end, write_start
 from utils.schedule import Schedule, accumulation, warmup_iterations
 from utils.starting import Start, read_start, start_from, with_classes
-from utils.trainer import Learner, Plan, Training, fit, restore, validate, validating
+from utils.trainer import Plan, Training, fit, restore, validate, validating
 
 NO_TRACKER = "runs are logged to files and TensorBoard only"
 
@@ -278,6 +279,7 @@ def build_learner(
         balancer=balancer,
         criterion=criterion,
         schedule=schedule,
+        clip_grad_norm=hyp.clip_grad_norm,
     )
 
 

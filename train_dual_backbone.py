@@ -32,6 +32,7 @@ from utils.evaluation import evaluate, inference_copy
 from utils.flags import Flag, check_range, from_keywords, parse
 from utils.interrupt import Interrupts
 from utils.launch import placed, run_folder
+from utils.learner import Learner
 from utils.log import LOGGER, InputError, run_script
 from utils.loss import JointLoss
 from utils.optim import OPTIMIZERS
@@ -42,7 +43,7 @@ from utils.resume import read_or_predecessor, resumable
 from utils.run_folder import forget_figures, stored_options, write_end, write_start
 from utils.starting import Start, read_start, start_from
 from utils.taking_turns import PairFiles, Task, side_by_side, take_turns
-from utils.trainer import Learner, Outcome, Plan, Training, peak_memory, restore, validating
+from utils.trainer import Outcome, Plan, Training, peak_memory, restore, validating
 
 NOTHING_SHARED = "the two networks share nothing, so there is nothing to balance"
 OF_JOINT = ("balance", "balance-from", "interference-every")

@@ -27,9 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train
 from benchmarks.measure import JSON, phantom_yaml, report
-from utils import engine, trainer
+from utils import engine, evaluation, loss, optim, trainer
 from utils.config import find_file
 from utils.flags import IMGSZ, THREADS, Flag, check_range, parse
+from utils.learner import Learner
 from utils.log import run_script
 
 FLAGS = (
@@ -115,22 +116,22 @@ def watch(clock: Clock) -> None:
     """Count what an epoch consists of."""
     clock.wrap(engine, "to_float", "forward")
     clock.wrap(engine.Cut, "__init__", "forward")
-    clock.wrap(engine.JointLoss, "__call__", "losses")
+    clock.wrap(loss.JointLoss, "__call__", "losses")
     clock.wrap(engine.Cut, "backward", "backward")
     clock.wrap(engine.StepGradients, "add", "step")
     clock.wrap(engine.StepGradients, "figures", "step")
     clock.wrap(engine.nn.utils, "clip_grad_norm_", "step")
-    clock.wrap(engine.RunningMean, "update", "step")
-    clock.wrap(engine, "non_max_suppression", "validation: suppression")
-    clock.wrap(engine, "match", "validation: figures")
-    clock.wrap(engine, "confusion_matrix", "validation: figures")
-    clock.wrap(engine, "_detection", "validation: figures")
+    clock.wrap(optim.RunningMean, "update", "step")
+    clock.wrap(evaluation, "non_max_suppression", "validation: suppression")
+    clock.wrap(evaluation, "match", "validation: figures")
+    clock.wrap(evaluation, "confusion_matrix", "validation: figures")
+    clock.wrap(evaluation, "_detection", "validation: figures")
     clock.wrap(trainer.Training, "_save", "checkpoint")
     clock.wrap(trainer.RunLogger, "log", "results.csv")
     clock.wrap(trainer.BalanceLog, "append", "balance.csv")
     build, copy, step = train.build_learner, trainer.inference_copy, trainer.Training.step
 
-    def learner(*arguments: Any) -> trainer.Learner:
+    def learner(*arguments: Any) -> Learner:
         made = build(*arguments)
         clock.wrap(made.optimizer, "step", "step")
         clock.wrap(made.optimizer, "zero_grad", "step")

@@ -86,15 +86,15 @@ def measured(options: argparse.Namespace) -> Row:
     start = time.perf_counter()
     dataset = EchoDataset(config, "train", options.imgsz)
     opening = time.perf_counter() - start
-    parts = learned(FAST, options)
+    learner, compute = learned(FAST, options)
     loader = build_loader(dataset, options.batch_size, 8, shuffle=True)
     loader.batch_sampler.keys.length = 4 * options.batch_size  # type: ignore[union-attr]
-    train_one_epoch(**parts, loader=loader, epoch=0)
+    train_one_epoch(learner, loader, compute, epoch=0)
     loader.batch_sampler.keys.length = len(dataset)  # type: ignore[union-attr]
     epochs = math.ceil(options.images / len(dataset))
     start = time.perf_counter()
     for epoch in range(1, 1 + epochs):
-        train_one_epoch(**parts, loader=loader, epoch=epoch)
+        train_one_epoch(learner, loader, compute, epoch)
     seconds = time.perf_counter() - start
     return {"frames": len(dataset), "images a second": epochs * len(dataset) / seconds, "opening": opening}
 

@@ -37,6 +37,7 @@ from utils.dataset import EchoDataset, build_loader
 from utils.devices import Compute, keep_memory, seed_everything, select_compute
 from utils.engine import train_one_epoch
 from utils.flags import IMGSZ, THREADS, Flag, parse
+from utils.learner import Learner
 from utils.log import run_script
 from utils.loss import JointLoss
 from utils.optim import RunningMean, build_optimizer
@@ -130,8 +131,7 @@ def compared(options: argparse.Namespace, names: Sequence[str]) -> list[Row]:
 
 def measured(way: Way, options: argparse.Namespace) -> Row:
     """Train for the steps asked for."""
-    parts = learned(way, options)
-    compute: Compute = parts["compute"]
+    learner, compute = learned(way, options)
     config = load_dataset_config(Path(options.data))
     dataset = EchoDataset(config, "train", options.imgsz, cache="ram" if way.cached else "none")
     log = BalanceLog(Path(options.data).parent / f"{options.only}.csv")
@@ -142,7 +142,7 @@ def measured(way: Way, options: argparse.Namespace) -> Row:
         batches.keys.length = steps * options.batch_size
         assert batches.keys.length <= len(dataset)
         start = time.perf_counter()
-        train_one_epoch(**parts, loader=loader, epoch=epoch, record=log.append)
+        train_one_epoch(learner, loader, compute, epoch, record=log.append)
         if compute.device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
@@ -154,8 +154,8 @@ def measured(way: Way, options: argparse.Namespace) -> Row:
     return {"images a second": speed, "megabytes": megabytes, "first step": times[0]}
 
 
-def learned(way: Way, options: argparse.Namespace) -> dict[str, Any]:
-    """A network and what trains it, as keywords of :func:`utils.engine.train_one_epoch`."""
+def learned(way: Way, options: argparse.Namespace) -> tuple[Learner, Compute]:
+    """A network with what trains it, and where."""
     if way.kept_memory:
         keep_memory()
     chosen = select_compute(options.device, way.bf16, options.threads)
@@ -170,11 +170,15 @@ def learned(way: Way, options: argparse.Namespace) -> dict[str, Any]:
     if not way.fused:
         for group in optimizer.param_groups:
             group.update(fused=False, foreach=False)
-    return {
-        "network": network, "criterion": JointLoss.of(network, hyp, options.imgsz), "optimizer": optimizer,
-        "balancer": GradNorm() if way.gradnorm else Balancer((1.0, 1.0)), "running_mean": RunningMean(network),
-        "schedule": Schedule(1e-4, 1.0, 9, False, 0, 0.0, 0.0, hyp.momentum, 1), "compute": compute,
-    }  # fmt: skip
+    learner = Learner(
+        network=network,
+        running_mean=RunningMean(network),
+        optimizer=optimizer,
+        balancer=GradNorm() if way.gradnorm else Balancer((1.0, 1.0)),
+        criterion=JointLoss.of(network, hyp, options.imgsz),
+        schedule=Schedule(1e-4, 1.0, 9, False, 0, 0.0, 0.0, hyp.momentum, 1),
+    )
+    return learner, compute
 
 
 def compile_layers(network: Network) -> None:

@@ -16,6 +16,7 @@ from tests.tiny import CPU, classifier, hyperparameters, tiny_network
 from utils.dataset import EchoDataset, build_loader
 from utils.engine import MultiScale, restore_buffers, train_one_epoch
 from utils.epoch import BAD_STEPS, EpochProgress, NotFiniteError
+from utils.learner import Learner
 from utils.loss import JointLoss, TaskLosses
 from utils.optim import RunningMean, build_optimizer
 from utils.schedule import Schedule
@@ -36,9 +37,10 @@ class Spy(Balancer):
         self.seen.append((losses.clone(), grad_norms.clone()))
 
 
-def parts(network: Network) -> tuple[JointLoss, torch.optim.Optimizer, RunningMean]:
+def learning(network: Network, balancer: Balancer, plan: Schedule | None = None, clip: float = 10.0) -> Learner:
     optimizer = build_optimizer(network, "SGD", 0.01, 0.9, 0.0)
-    return JointLoss.of(network, hyperparameters(), 64), optimizer, RunningMean(network)
+    criterion = JointLoss.of(network, hyperparameters(), 64)
+    return Learner(network, RunningMean(network), optimizer, balancer, criterion, plan or schedule(), clip)
 
 
 def state(network: nn.Module) -> dict[str, Tensor]:
@@ -48,12 +50,10 @@ def state(network: nn.Module) -> dict[str, Tensor]:
 def test_an_epoch_makes_the_steps_that_a_plain_loop_makes(dataset: EchoDataset) -> None:
     network = tiny_network()
     plain = copy.deepcopy(network)
-    criterion, optimizer, mean = parts(network)
-    loader = build_loader(dataset, 8, 0)
-    result = train_one_epoch(
-        network, loader, criterion, optimizer, Balancer((1.0, 0.2)), mean, schedule(), CPU, 0, clip_grad_norm=0
-    )
-    criterion, optimizer, _ = parts(plain)
+    loader, learner = build_loader(dataset, 8, 0), learning(network, Balancer((1.0, 0.2)), clip=0)
+    result = train_one_epoch(learner, loader, CPU, 0)
+    by_hand = learning(plain, Balancer((1.0, 0.2)))
+    criterion, optimizer = by_hand.criterion, by_hand.optimizer
     total = []
     plain.train()
     for batch in loader:
@@ -69,16 +69,15 @@ def test_an_epoch_makes_the_steps_that_a_plain_loop_makes(dataset: EchoDataset) 
     for name, tensor in plain.state_dict().items():
         torch.testing.assert_close(network.state_dict()[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
     assert result.losses.view == pytest.approx(sum(total) / len(total), rel=1e-5)
-    assert mean.updates == len(loader)
+    assert learner.running_mean.updates == len(loader)
 
 
 def test_accumulated_batches_make_one_step_and_the_rest_is_not_carried_over(dataset: EchoDataset) -> None:
     network = tiny_network()
-    criterion, optimizer, mean = parts(network)
-    loader = build_loader(dataset, 4, 0)
+    loader, learner = build_loader(dataset, 4, 0), learning(network, Balancer((1.0, 0.2)), schedule(4))
     assert len(loader) % 4, "the epoch should end within a group of batches for this test"
-    train_one_epoch(network, loader, criterion, optimizer, Balancer((1.0, 0.2)), mean, schedule(4), CPU, 0)
-    assert mean.updates == math.ceil(len(loader) / 4)
+    train_one_epoch(learner, loader, CPU, 0)
+    assert learner.running_mean.updates == math.ceil(len(loader) / 4)
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
@@ -86,7 +85,6 @@ def test_a_gradient_that_is_not_finite_changes_no_weight_and_is_counted(
     dataset: EchoDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = tiny_network()
-    criterion, optimizer, mean = parts(network)
     before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
     original = JointLoss.__call__
 
@@ -99,28 +97,25 @@ def test_a_gradient_that_is_not_finite_changes_no_weight_and_is_counted(
     loader = build_loader(dataset, 12, 0)
     rows: list[dict[str, float]] = []
     spy = Spy((1.0, 0.2))
-    result = train_one_epoch(
-        network, loader, criterion, optimizer, spy, mean, schedule(), CPU, 0, record=rows.append, interference_every=1
-    )
+    learner = learning(network, spy)
+    result = train_one_epoch(learner, loader, CPU, 0, record=rows.append, interference_every=1)
     assert result.skipped == result.in_a_row == len(loader) < BAD_STEPS
     assert (result.batches, result.counted) == (len(loader), 0) and all(map(math.isnan, result.losses))
     assert not spy.seen and not rows  # what did not happen is neither balanced nor recorded
-    assert mean.updates == 0
+    assert learner.running_mean.updates == 0
     for name, parameter in network.named_parameters():
         assert torch.equal(parameter, before[name]), name
     with pytest.raises(NotFiniteError) as caught:  # a bad row of steps does not end with the epoch
         train_one_epoch(
-            network, loader, criterion, optimizer, spy, mean, schedule(), CPU, 1,
-            progress=EpochProgress(in_a_row=result.in_a_row, bad_frames=result.bad_frames),
-        )  # fmt: skip
+            learner, loader, CPU, 1, progress=EpochProgress(in_a_row=result.in_a_row, bad_frames=result.bad_frames)
+        )
     assert caught.value.steps == BAD_STEPS and caught.value.frames[: len(dataset)] == list(range(len(dataset)))
 
 
 def test_one_bad_step_counts_neither_in_the_losses_nor_against_those_after_it(
     dataset: EchoDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    network = tiny_network()
-    criterion, optimizer, mean = parts(network)
+    learner = learning(tiny_network(), Balancer((1.0, 0.2)))
     loader, calls = build_loader(dataset, 5, 0), 0
     original = JointLoss.__call__
 
@@ -134,23 +129,22 @@ def test_one_bad_step_counts_neither_in_the_losses_nor_against_those_after_it(
     monkeypatch.setattr(JointLoss, "__call__", poisoned_once)
     seen: list[tuple[int, int]] = []
     result = train_one_epoch(
-        network, loader, criterion, optimizer, Balancer((1.0, 0.2)), mean, schedule(), CPU, 0,
-        after_step=lambda progress: seen.append((progress.batches, progress.in_a_row)),
-    )  # fmt: skip
+        learner, loader, CPU, 0, after_step=lambda progress: seen.append((progress.batches, progress.in_a_row))
+    )
     assert (result.skipped, result.in_a_row, result.bad_frames) == (1, 0, [])
-    assert result.counted == mean.updates == len(loader) - 1
+    assert result.counted == learner.running_mean.updates == len(loader) - 1
     assert all(map(math.isfinite, result.losses))
     assert seen == [(n + 1, int(n == 1)) for n in range(len(loader))]
 
 
 def test_the_balancer_sees_unweighted_losses_and_norms_once_a_step(dataset: EchoDataset) -> None:
     network = tiny_network()
-    criterion, optimizer, mean = parts(network)
     plain = copy.deepcopy(network).train()
     spy = Spy((1.0, 0.2))
     loader = build_loader(dataset, 5, 0)
     still = replace(schedule(2), lr0=0.0)  # so that the plain network below stays the same one
-    train_one_epoch(network, loader, criterion, optimizer, spy, mean, still, CPU, 0)
+    learner = learning(network, spy, still)
+    train_one_epoch(learner, loader, CPU, 0)
     assert len(dataset) % 5, "the last batch should be smaller for this test"
     assert len(spy.seen) == math.ceil(len(loader) / 2)
     weight = plain.get_parameter("model.9.cv2.conv.weight")
@@ -161,7 +155,7 @@ def test_the_balancer_sees_unweighted_losses_and_norms_once_a_step(dataset: Echo
         expected, gradients = torch.zeros(2), [torch.zeros_like(weight), torch.zeros_like(weight)]
         for batch in group:
             output = plain((batch.images.float() / 255).to(memory_format=torch.channels_last))
-            tasks = criterion(output.raw, output.view, batch.boxes, batch.views).by_task()
+            tasks = learner.criterion(output.raw, output.view, batch.boxes, batch.views).by_task()
             for i, loss in enumerate(tasks):
                 (gradient,) = torch.autograd.grad(loss, weight, retain_graph=True)
                 expected[i] += len(batch.images) / frames * loss.detach()
@@ -193,9 +187,8 @@ def test_an_epoch_of_a_classifier_alone_learns_by_the_views_loss(dataset: EchoDa
     network = classifier("yaml")
     assert isinstance(network, Network)
     before = state(network)
-    criterion, optimizer, mean = parts(network)
-    loader = build_loader(dataset, 8, 0)
-    result = train_one_epoch(network, loader, criterion, optimizer, Balancer((1.0,)), mean, schedule(), CPU, 0)
-    assert result.skipped == 0 and mean.updates == len(loader)
+    loader, learner = build_loader(dataset, 8, 0), learning(network, Balancer((1.0,)))
+    result = train_one_epoch(learner, loader, CPU, 0)
+    assert result.skipped == 0 and learner.running_mean.updates == len(loader)
     assert math.isfinite(result.losses.view) and all(math.isnan(loss) for loss in result.losses[:3])
     assert all(not torch.equal(network.state_dict()[name], before[name]) for name in dict(network.named_parameters()))

@@ -31,7 +31,7 @@ MAY_IMPORT_MODELS = {
     for name in (
         *("engine", "evaluation", "trainer", "balancing", "predict", "runtimes", "checkpoint"),
         *("exports", "sessions", "agreement", "starting"),
-        *("loss", "optim", "complexity"),  # they need a network's types
+        *("loss", "optim", "complexity", "learner"),  # they need a network's types
     )
 }
 HEAVY = (

@@ -11,20 +11,20 @@ import torch
 
 from models.balancer import Balancer
 from models.yolo import fused
-from tests.test_engine import CPU, hyperparameters, parts, schedule, tiny_network
+from tests.test_engine import learning
+from tests.tiny import CPU, hyperparameters, tiny_network
 from utils.checkpoint import Checkpoint
 from utils.dataset import EchoDataset, build_loader
 from utils.epoch import BAD_STEPS
 from utils.evaluation import Evaluation, Speed, inference_copy
+from utils.learner import Learner
 from utils.log import InputError
 from utils.metrics import detection_figures
-from utils.trainer import Learner, Plan, Training, fit, frame_weights, restore
+from utils.trainer import Plan, Training, fit, frame_weights, restore
 
 
 def learner() -> Learner:
-    network = tiny_network()
-    criterion, optimizer, mean = parts(network)
-    return Learner(network, mean, optimizer, Balancer((1.0, 0.1)), criterion, schedule())
+    return learning(tiny_network(), Balancer((1.0, 0.1)))
 
 
 def plan(folder: Path) -> Plan:

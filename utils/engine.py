@@ -1,4 +1,4 @@
-"""One epoch of training: a plain function that is handed everything it uses."""
+"""One epoch of training, and one step of it: plain code that is handed everything it uses."""
 
 from __future__ import annotations
 
@@ -12,18 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from models.balancer import TASKS, Balancer
-from models.border import Cut, find_border
-from models.dual import Trainable
+from models.balancer import TASKS
+from models.border import Border, Cut, find_border
 from models.step_gradients import StepFigures, StepGradients
 from utils.dataset import Batch
 from utils.devices import Compute, to_float
 from utils.epoch import BAD_STEPS, EpochProgress, MeanLosses, NotFiniteError, Waiting
+from utils.learner import Learner
 from utils.log import progress as progress_bar
-from utils.loss import JointLoss
-from utils.optim import RunningMean, set_rates
+from utils.optim import set_rates
 from utils.processes import ALONE, Processes
-from utils.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -41,16 +39,10 @@ class MultiScale:
 
 
 def train_one_epoch(
-    network: Trainable,
+    learner: Learner,
     loader: DataLoader[Batch],
-    criterion: JointLoss,
-    optimizer: torch.optim.Optimizer,
-    balancer: Balancer,
-    running_mean: RunningMean,
-    schedule: Schedule,
     compute: Compute,
     epoch: int,
-    clip_grad_norm: float = 10.0,
     multi_scale: MultiScale | None = None,
     record: Callable[[dict[str, float]], None] | None = None,
     interference_every: int = 0,
@@ -60,14 +52,12 @@ def train_one_epoch(
 ) -> EpochProgress:
     """Train on every batch of the loader once.
 
-    The total is batch x sum of weight x loss; its gradient passes the border between trunk and heads as the balancer
-    says. Gradients are summed over the schedule's number of batches, and over all processes; the last step of the epoch
-    takes what is there, so that nothing is carried from one epoch to the next.
+    Gradients are summed over the schedule's number of batches, and over all processes; the last step of the epoch takes
+    what is there, so that nothing is carried from one epoch to the next.
 
     Args:
         loader: of what is left of the epoch.
         epoch: 0-based; places the epoch in the schedule.
-        clip_grad_norm: gradients are scaled down to this norm; 0 leaves them.
         record: given a row of figures after each step of the optimizer, see :func:`balance_row`.
         interference_every: steps between two that also measure each task's gradient over the whole trunk; 0: never.
         progress: of the epoch before it was cut off; is brought up to date.
@@ -77,58 +67,95 @@ def train_one_epoch(
     Raises:
         NotFiniteError: :data:`BAD_STEPS` steps in a row could not be taken.
     """
-    network.train()
-    border = find_border(network)
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state = progress or EpochProgress()
-    batches = len(loader)
-    step, waiting = StepGradients(len(border.branches), processes.sum), Waiting(compute.device)
-    bar = progress_bar(loader, f"epoch {epoch + 1}/{schedule.epochs}", batches, "batch", initial=state.batches)
+    learner.network.train()
+    border, state, batches = find_border(learner.network), progress or EpochProgress(), len(loader)
+    step = Step(learner, border, compute, processes)
+    bar = progress_bar(loader, f"epoch {epoch + 1}/{learner.schedule.epochs}", batches, "batch", initial=state.batches)
     for number, batch in enumerate(bar, state.batches):
         iteration = epoch * batches + number
-        rates = schedule.at(iteration, epoch)
-        set_rates(optimizer, rates)
+        rates = learner.schedule.at(iteration, epoch)
+        set_rates(learner.optimizer, rates)
         processes.seed(iteration)
         images = to_float(batch.images, compute)
         if multi_scale is not None:
             images = multi_scale(images, iteration)
-        with compute.autocast():
-            cut = Cut(network, border, images, processes.sum)
-        losses = criterion(cut.output.raw, cut.output.view, batch.boxes, batch.views)
-        waiting.add(losses.columns(), batch.indices)
-        # weights change between optimizer steps only, so that one step's gradients share them
-        weights = balancer.weights.clone()
-        whole = interference_every > 0 and running_mean.updates % interference_every == 0
-        tasks = losses.by_task()
-        gradients = cut.backward(tasks, weights.tolist(), balancer.at_border, losses.frames, whole)
-        step.add(torch.stack(tasks), gradients, losses.frames, losses.frames)
-        del cut, losses, tasks, gradients  # what they hold of the graph is not to outlast the next forward pass
-        if waiting.batches >= rates.accumulate or number == batches - 1:
-            processes.sum_gradients(parameters)
-            figures = step.figures()
-            norm = nn.utils.clip_grad_norm_(parameters, clip_grad_norm or math.inf)
-            good = bool(norm.isfinite()) and bool(figures.losses.isfinite().all())
-            waiting.settle(state, good, processes)
-            if good:
-                optimizer.step()
-                processes.average_statistics(network)
-                running_mean.update(network)
-                balancer.step(figures.losses, figures.norms)
-                if record is not None:
-                    layers = border.shared if interference_every else ()
-                    record(balance_row(epoch, running_mean.updates, figures, weights, balancer, layers))
-            else:
-                restore_buffers(network, running_mean.network)
-            optimizer.zero_grad(set_to_none=True)
-            step, waiting = StepGradients(len(border.branches), processes.sum), Waiting(compute.device)
+        step.add(batch, images, interference_every > 0 and learner.running_mean.updates % interference_every == 0)
+        if step.batches >= rates.accumulate or number == batches - 1:
+            figures = step.take(state)
+            if figures is not None and record is not None:
+                layers = border.shared if interference_every else ()
+                record(balance_row(epoch, learner, figures, step.weights, layers))
             if state.in_a_row >= BAD_STEPS:
                 raise NotFiniteError(state.in_a_row, state.bad_frames)
+            step = Step(learner, border, compute, processes)
             if after_step is not None:
                 after_step(state)
         if not bar.disable and bar.last_print_n == bar.n and state.counted:  # it has just been drawn: no more often
             bar.set_postfix_str(_words(state.losses), refresh=False)
     bar.close()
     return state
+
+
+class Step:
+    """One step of the optimizer: the batches whose gradients it sums, then the step itself.
+
+    The total of a batch is batch x sum of weight x loss; its gradient passes the border between trunk and heads as the
+    balancer says.
+
+    Attributes:
+        weights: (T,) of the tasks; they change between steps only, so that one step's gradients share them.
+    """
+
+    def __init__(self, learner: Learner, border: Border, compute: Compute, processes: Processes) -> None:
+        self._learner, self._border, self._compute, self._processes = learner, border, compute, processes
+        self._gradients = StepGradients(len(border.branches), processes.sum)
+        self._waiting = Waiting(compute.device)
+        self.weights = learner.balancer.weights.clone()
+
+    @property
+    def batches(self) -> int:
+        """How many it has summed."""
+        return self._waiting.batches
+
+    def add(self, batch: Batch, images: Tensor, whole_trunk: bool) -> None:
+        """Go through a batch, forward and backward.
+
+        Args:
+            images: of the batch, (B, 3, H, W) in [0, 1] on the device.
+            whole_trunk: also measure each task's gradient over the whole trunk.
+        """
+        learner, processes = self._learner, self._processes
+        with self._compute.autocast():
+            cut = Cut(learner.network, self._border, images, processes.sum)
+        losses = learner.criterion(cut.output.raw, cut.output.view, batch.boxes, batch.views)
+        self._waiting.add(losses.columns(), batch.indices)
+        tasks = losses.by_task()
+        at_border = learner.balancer.at_border
+        gradients = cut.backward(tasks, self.weights.tolist(), at_border, losses.frames, whole_trunk)
+        self._gradients.add(torch.stack(tasks), gradients, losses.frames, losses.frames)
+
+    def take(self, state: EpochProgress) -> StepFigures | None:
+        """Step, unless a gradient is not finite; returns what the tasks asked for, or None where no step was taken.
+
+        Args:
+            state: of the epoch, brought up to date.
+        """
+        learner, processes = self._learner, self._processes
+        parameters = learner.parameters
+        processes.sum_gradients(parameters)
+        figures = self._gradients.figures()
+        norm = nn.utils.clip_grad_norm_(parameters, learner.clip_grad_norm or math.inf)
+        good = bool(norm.isfinite()) and bool(figures.losses.isfinite().all())
+        self._waiting.settle(state, good, processes)
+        if good:
+            learner.optimizer.step()
+            processes.average_statistics(learner.network)
+            learner.running_mean.update(learner.network)
+            learner.balancer.step(figures.losses, figures.norms)
+        else:
+            restore_buffers(learner.network, learner.running_mean.network)
+        learner.optimizer.zero_grad(set_to_none=True)
+        return figures if good else None
 
 
 @torch.no_grad()
@@ -141,22 +168,22 @@ def restore_buffers(network: nn.Module, healthy: nn.Module) -> None:
 
 
 def balance_row(
-    epoch: int, step: int, figures: StepFigures, weights: Tensor, balancer: Balancer, layers: Sequence[int] = ()
+    epoch: int, learner: Learner, figures: StepFigures, weights: Tensor, layers: Sequence[int] = ()
 ) -> dict[str, float]:
     """A row of balance.csv; what was not measured is NaN.
 
     Args:
         epoch: 0-based.
-        step: of the optimizer, counted from 1 over the whole training.
+        learner: after the step; steps of the optimizer are counted from 1 over the whole training.
         weights: (T,) that the step was made with.
-        balancer: after it has seen the step.
         layers: that are compared one by one, now and then; a column each.
     """
+    balancer = learner.balancer
     columns = {
         "loss": figures.losses, "initial_loss": balancer.initial_losses, "rate": balancer.rates,
         "norm": figures.norms, "target": balancer.targets, "weight": weights,
     }  # fmt: skip
-    row: dict[str, float] = {"epoch": epoch, "step": step}
+    row: dict[str, float] = {"epoch": epoch, "step": learner.running_mean.updates}
     for name, values in columns.items():
         row |= {f"{name}/{task}": value for task, value in zip(TASKS, values.tolist(), strict=False)}
     row |= {"cosine/weight": figures.at_weight, "cosine/features": figures.at_features}

@@ -18,9 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from models.balancer import TASKS, Balancer
+from models.balancer import TASKS
 from models.border import alone
-from models.dual import Trainable
 from utils import checkpoint
 from utils.balance_log import BalanceLog
 from utils.batches import EpochBatches
@@ -31,27 +30,13 @@ from utils.engine import MultiScale, train_one_epoch
 from utils.epoch import EpochProgress, NotFiniteError
 from utils.evaluation import Evaluation, Thresholds, evaluate, inference_copy
 from utils.interrupt import Interrupts
+from utils.learner import Learner
 from utils.log import LOGGER, InputError, Interrupted
 from utils.loggers import RunLogger
-from utils.loss import JointLoss
 from utils.operating import OperatingPoint
-from utils.optim import RunningMean
 from utils.processes import ALONE, Processes
-from utils.schedule import Schedule
 
 BAD_FILES_NAMED = 64  # of the steps that were not finite, at most
-
-
-@dataclass
-class Learner:
-    """A network and all that changes with it while it learns."""
-
-    network: Trainable
-    running_mean: RunningMean
-    optimizer: torch.optim.Optimizer
-    balancer: Balancer
-    criterion: JointLoss
-    schedule: Schedule
 
 
 @dataclass(frozen=True)
@@ -210,8 +195,7 @@ class Training:
         self._batches.keys.epoch, self._batches.first = epoch, self._progress.batches
         try:
             progress = train_one_epoch(
-                learner.network, self._train_loader, learner.criterion, learner.optimizer, learner.balancer,
-                learner.running_mean, learner.schedule, self._compute, epoch, plan.hyp.clip_grad_norm, plan.multi_scale,
+                learner, self._train_loader, self._compute, epoch, plan.multi_scale,
                 self._balance.append if self._balance else None, plan.interference_every, self._progress,
                 self._after_step, self._processes,
             )  # fmt: skip
