@@ -213,6 +213,7 @@ def compared(
         view_label_smoothing=0.0, view_focal_gamma=0.0, view_class_weights=(),
     )  # fmt: skip
     sizes: dict[int, str] = {}
+    windows: dict[int, str] = {}
     sources: list[str] = []
     runs: list[Run] = []
     samples: list[Outcomes] = []
@@ -229,6 +230,7 @@ def compared(
         for warning in [*validation.warnings, *doubts(one, options)]:
             warned.setdefault(warning, []).append(folder.name)
         sizes.setdefault(validation.content["settings"]["imgsz"], folder.name)
+        windows.setdefault(validation.content["settings"]["clip_window"], folder.name)
         sources.append(validation.content["settings"]["confidence_from"])
         runs.append(measured(folder, method, seed, one, validation, options))
     unit, units, _ = units_of(samples[0])
@@ -236,6 +238,11 @@ def compared(
     if len(sizes) > 1:
         there = ", ".join(f"{size} ({name})" for size, name in sizes.items())
         warned[f"image sizes differ, {there}: losses, GFLOPs and milliseconds do not compare; --img takes one"] = [
+            folder.name for folder in folders
+        ]
+    if len(windows) > 1:
+        there = ", ".join(f"{frames} ({name})" for frames, name in windows.items())
+        warned[f"clip windows differ, {there}: frames are averaged with their neighbours in some runs alone"] = [
             folder.name for folder in folders
         ]
     views = max(len(sample.view_names) for sample in samples)

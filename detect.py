@@ -105,8 +105,6 @@ def main(options: argparse.Namespace) -> Path:
     check_range(options, "port", 0, 65535)
     if options.batch_size is not None:
         check_range(options, "batch_size", 1)
-    if options.clip_window is not None:
-        check_range(options, "clip_window", 0)
     if options.view_img and not has_screen():
         raise InputError("--view-img: expected a screen, but neither DISPLAY nor WAYLAND_DISPLAY is set")
     keep_memory()
@@ -128,7 +126,8 @@ def main(options: argparse.Namespace) -> Path:
         options.agnostic_nms, options.max_det, options.calibrate, threads, options.clip_window,
     )  # fmt: skip
     if source.live and predictor.clip_window:
-        LOGGER.warning("--clip-window: frames of cameras and streams are not averaged: those after them are not there")
+        LOGGER.warning("clip window %d: not of a camera or stream, as the frames after one are still to come",
+                       predictor.clip_window)  # fmt: skip
         predictor = replace(predictor, clip_window=0)
     names, view_names = shown_names(options, predictor)
     size = batch_size(options, source, predictor)

@@ -19,7 +19,7 @@ from utils.dataset import EchoDataset
 from utils.devices import Compute, keep_memory, select_compute
 from utils.evaluation import Evaluation
 from utils.files import new_run_folder, write_json, write_text
-from utils.flags import BOOTSTRAP, CLIP_WINDOW, COMMON, DOWNLOAD, IMGSZ, Flag, check_range, from_keywords, parse
+from utils.flags import BOOTSTRAP, CLIP_WINDOW, COMMON, DOWNLOAD, IMGSZ, Flag, from_keywords, parse
 from utils.log import LOGGER, run_script
 from utils.outputs import UniqueNames, coco_labels, coco_rows, image_ids, label_rows
 from utils.pictures import write_batch_pictures
@@ -68,8 +68,6 @@ def main(options: argparse.Namespace) -> dict[str, Any]:
     weights = one_checkpoint(options.weights)
     if options.task == "speed":
         options = argparse.Namespace(**{**vars(options), **SPEED_THRESHOLDS})
-    if options.clip_window is not None:
-        check_range(options, "clip_window", 0)
     split = options.task if options.task in ("train", "val", "test") else "val"
     found = open_weights(weights, options.download)
     config = checked_dataset(options, found)

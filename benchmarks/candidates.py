@@ -19,6 +19,7 @@ from utils.balancing import check_balance
 from utils.config import Hyperparameters, find_file, hyperparameters_from, load_yaml, plain, shown
 from utils.flags import from_keywords
 from utils.log import InputError
+from utils.sampling import check_sampling
 
 BASE = "base"
 PARTS = ("hyp", "flags", "network")
@@ -200,6 +201,7 @@ def _checked(settings: Settings, where: Path) -> Settings:
     """The settings, once a network is planned and the balancer is known."""
     hyp = hyperparameters_from(settings.hyp, where)
     check_balance(hyp, str(where), "")
+    check_sampling(hyp, str(where))
     try:
         _plan(json.dumps(settings.network, default=str), hyp.classification_enabled)
     except InputError as error:

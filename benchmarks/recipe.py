@@ -55,7 +55,7 @@ FLAGS = (
     Flag("table", "benchmarks/recipe.yaml", "candidates, with their reasons"),
     Flag("show", False, "print what there is, and train nothing"),
     Flag("cfg", "models/yolov5n.yaml", "network yaml of the base"),
-    Flag("weights", "", "checkpoint that all trainings start from; empty: random weights"),
+    Flag("weights", "", "checkpoint that all trainings start from, which has seen none of the train part"),
     Flag("hyp", "hyp/joint_training_rules.yaml", "hyperparameters of the base"),
     Flag(IMGSZ, 224, "pixels, of the base", int),
     Flag("epochs", 15, "of the base", int),

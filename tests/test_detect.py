@@ -78,7 +78,7 @@ def test_frames_of_a_video_are_averaged_with_their_neighbours_and_stills_are_not
     def confidences(found: list[list[str]], number: int) -> list[float]:
         return [float(row[2]) for row in found if row[3] == str(number)]
 
-    assert [row[:2] for row in stills(alone)] == [row[:2] for row in stills(together[0])]
+    assert stills(alone) == stills(together[0])  # the batches are the same
     for found in together:
         assert list(dict.fromkeys((row[0], row[3]) for row in found)) == list(
             dict.fromkeys((row[0], row[3]) for row in together[0])

@@ -208,7 +208,13 @@ ABBREVIATIONS = {
         "--sync": "sync_bn",
     },
     "val": {"--batch 4": "batch_size", "--conf 0.1": "conf_thres", "--iou 0.5": "iou_thres", "--img 320": "imgsz"},
-    "detect": {"--conf 0.1": "conf_thres", "--iou 0.5": "iou_thres", "--img 320": "imgsz", "--class 1": "classes"},
+    "detect": {
+        "--conf 0.1": "conf_thres",
+        "--iou 0.5": "iou_thres",
+        "--img 320": "imgsz",
+        "--class 1": "classes",
+        "--cl 1": "classes",
+    },
 }
 
 

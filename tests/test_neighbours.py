@@ -73,7 +73,7 @@ def test_no_more_is_held_than_a_window_needs() -> None:
     neighbours: Neighbours[int] = Neighbours(2)
     for one in outputs(["a"] * 50):
         neighbours.add(one)
-        assert len(neighbours._held) <= 5
+        assert len(neighbours._said) <= 5 and len(neighbours._waiting) <= 2
 
 
 def test_frames_of_another_size_are_not_averaged_with() -> None:

@@ -8,16 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import train
 from tests.phantoms import write_frame, write_yaml
 from tests.scripts import phantom_yaml, tiny_cfg
 from utils import checkpoint
-from utils.batches import EpochSampler
-from utils.config import ROOT, load_dataset_config
+from utils.augment import Augmenter
+from utils.batches import EpochSampler, Key
+from utils.config import ROOT, Hyperparameters, load_dataset_config
 from utils.dataset import EchoDataset
 from utils.log import InputError
-from utils.sampling import SAMPLINGS, sampling_weights
+from utils.sampling import SAMPLINGS, check_sampling, sampling_weights
 
 FRAMES = {("p01", "c01"): 1, ("p01", "c02"): 5, ("p02", "c01"): 3, ("p03", "c01"): 2}
 
@@ -70,13 +72,24 @@ def test_an_epoch_draws_in_these_shares(dataset: EchoDataset) -> None:
 @pytest.mark.parametrize("sampling", SAMPLINGS[1:])
 def test_a_dataset_without_patients_cannot_be_drawn_by_them(dataset: EchoDataset, sampling: str) -> None:
     dataset.config = replace(dataset.config, group=None, clip=None)
-    with pytest.raises(InputError, match=f"data.yaml: sampling: {sampling}: expected a group pattern in it, got none"):
+    with pytest.raises(InputError, match=f"data.yaml: sampling: {sampling}: expected a group .*in it, got none"):
         sampling_weights(sampling, dataset)
 
 
-def test_another_word_is_one_line(dataset: EchoDataset) -> None:
-    with pytest.raises(InputError, match="sampling: expected one of frames, clips, patients, got 'valves'"):
-        sampling_weights("valves", dataset)
+def test_another_word_is_one_line(hyp: Hyperparameters) -> None:
+    with pytest.raises(InputError, match=r"my\.yaml: sampling: expected one of frames, clips, patients, got 'valves'"):
+        check_sampling(replace(hyp, sampling="valves"), "my.yaml")
+
+
+def test_a_frame_that_an_epoch_draws_again_is_changed_anew(dataset: EchoDataset, hyp: Hyperparameters) -> None:
+    sampler = EpochSampler(len(dataset), seed=1)
+    sampler.weights = sampling_weights("clips", dataset)
+    keys = list(sampler)
+    again = [key for key in keys if key.draw]
+    assert again and len(set(keys)) == len(keys) == len(dataset)
+    dataset.augmenter = Augmenter(replace(hyp, translate=0.2))
+    first, second = (dataset[Key(0, again[0].item, draw)][0] for draw in (0, 1))
+    assert not torch.equal(first, second) and torch.equal(second, dataset[Key(0, again[0].item, 1)][0])
 
 
 def test_a_training_draws_so_from_the_first_epoch_on_and_keeps_it(tmp_path: Path) -> None:

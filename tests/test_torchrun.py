@@ -33,6 +33,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert old in text
         text = text.replace(old, new)
     (folder / "still.yaml").write_text(text)
+    (folder / "window.yaml").write_text(f"{text}clip_window: 1\n")
     return folder
 
 
@@ -124,7 +125,8 @@ def test_a_signal_reaches_all_processes_and_each_step_made_is_kept(place: Path) 
 
 
 def test_two_backbones_in_two_processes_train_as_in_one(place: Path) -> None:
-    more = ("--classifier", "yolov5n", "--hyp", str(place / "still.yaml"))
+    """With frames that are averaged, in validation, with neighbours of another process's batches."""
+    more = ("--classifier", "yolov5n", "--hyp", str(place / "window.yaml"))
     done = launched(
         *TWO, script="train_dual_backbone.py", arguments=arguments(place, "dual2", "--sync-bn", *more, epochs=2)
     )

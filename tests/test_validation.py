@@ -82,7 +82,7 @@ def test_a_window_is_the_trainings_unless_asked_for_and_needs_clips(
     unnamed = variant(place, "unnamed.yaml", "group:", "# group:")
     config = checked_dataset(options(place, unnamed), found)
     assert figures(found, 2)[1] == pytest.approx(plain[1])
-    assert "unnamed.yaml: clip_window: names no clip and no group" in caplog.text
+    assert "unnamed.yaml: clip_window: names no clip or group" in caplog.text
 
 
 def test_a_size_is_rounded_to_whole_strides_and_draws_are_as_many_as_asked_for(place: Path, found: Checkpoint) -> None:

@@ -41,11 +41,12 @@ def settings_of(options: argparse.Namespace, detection: Detection, weights: Path
         "--weights": f"sha256 {digest(weights)}",
         "--source": str(absolute(Path(options.source))),
         "--imgsz": detection.predictor.image_size,
-        "--clip-window": detection.predictor.clip_window,
         **{f"--{name.replace('_', '-')}": getattr(options, name) for name in MATTER},
         "--data": [detection.names, detection.view_names],
         "--save-study": asks_report(options),
         "--save-html": asks_pictures(options),
+        # not of runs without one, so that those begun before there were windows can go on
+        **({"--clip-window": window} if (window := detection.predictor.clip_window) else {}),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -15,10 +16,11 @@ from utils.processes import Processes
 
 
 class Key(NamedTuple):
-    """What a sampler asks a dataset for."""
+    """What a sampler asks a dataset for; ``draw`` counts from 0 how often the epoch has drawn this item before."""
 
     epoch: int
     item: int
+    draw: int = 0
 
 
 class EpochSampler(Sampler[Key]):
@@ -39,7 +41,12 @@ class EpochSampler(Sampler[Key]):
             order = rng.choice(self.length, self.length, p=self.weights / self.weights.sum()).tolist()
         elif self.shuffle:
             order = rng.permutation(self.length).tolist()
-        return iter([Key(self.epoch, index) for index in order])
+        drawn: Counter[int] = Counter()
+        keys = []
+        for index in order:
+            keys.append(Key(self.epoch, index, drawn[index]))
+            drawn[index] += 1
+        return iter(keys)
 
 
 class EpochBatches(Sampler[list[Key]]):

@@ -119,6 +119,7 @@ class EchoDataset(Dataset[tuple[Tensor, NDArray[np.float32], int, Geometry, int]
         self.states = [store.states[row] for row in self._rows]
         self.originals: list[tuple[int, int]] = [shape for shape in store.originals if shape is not None]
         self.batch_shapes: list[tuple[int, int]] | None = None
+        self._windows: dict[int, ClipWindow] = {}  # by their size
         if single_class:
             for label in self.labels:
                 label.boxes[:, 0] = 0
@@ -157,12 +158,15 @@ class EchoDataset(Dataset[tuple[Tensor, NDArray[np.float32], int, Geometry, int]
 
     def window(self, frames: int) -> ClipWindow:
         """So many frames on either side, with which an evaluation averages each; :meth:`arrange_by_clip` came first."""
-        clips = self.clips if frames else None
-        if frames and clips is None:
-            LOGGER.warning("%s: clip_window: names no clip and no group, so each frame is by itself", self.config.file)
-        return BY_ITSELF if clips is None else ClipWindow(frames, clips)
+        if frames not in self._windows:
+            clips = self.clips if frames else None
+            if frames and clips is None:
+                LOGGER.warning("%s: clip_window: names no clip or group, so each frame is by itself", self.config.file)
+            self._windows[frames] = BY_ITSELF if clips is None else ClipWindow(frames, clips)
+        return self._windows[frames]
 
     def _arrange(self, order: Sequence[int]) -> None:
+        self._windows.clear()
         for attribute in ("_rows", "labels", "files", "states", "originals"):
             values = getattr(self, attribute)
             setattr(self, attribute, [values[i] for i in order])
@@ -176,11 +180,12 @@ class EchoDataset(Dataset[tuple[Tensor, NDArray[np.float32], int, Geometry, int]
 
     def __getitem__(self, key: Key | int) -> tuple[Tensor, NDArray[np.float32], int, Geometry, int]:
         """Image (3, H, W) uint8, boxes (n, 5) normalised, view, geometry, index."""
-        epoch, index = key if isinstance(key, tuple) else (0, key)
+        epoch, index, draw = key if isinstance(key, tuple) else (0, key, 0)
         sample = self.frame(index)
         target = self.batch_shapes[index] if self.batch_shapes else (self.size, self.size)
         if self.augmenter is not None:
-            rng = np.random.default_rng((self.seed, epoch, index))
+            # a frame that an epoch draws again is another picture of it
+            rng = np.random.default_rng((self.seed, epoch, index, *([draw] if draw else [])))
             mosaic_allowed = self.batch_shapes is None
             sample = self.augmenter(sample, target, rng, self.frame if mosaic_allowed else None, len(self))
         image, geometry = pad(sample.image, target, self.originals[index])

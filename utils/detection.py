@@ -76,31 +76,34 @@ class Detection:
         """Batches of frames -> frames with what the network sees in them, boxes in pixels of the whole frame.
 
         Frames of a file are averaged with their neighbours, if the predictor has a window for that, and come as much
-        later; an error of the frames, or a signal, comes after the frames before it.
+        later. An error of a frame that cannot be read, or a signal, comes after the frames before it; what goes wrong
+        with the network comes at once.
         """
         neighbours: Neighbours[Looked] = Neighbours(self.predictor.clip_window)
         waiting: deque[Frame] = deque()
         error: Exception | None = None
 
-        def settled(outputs: Sequence[FrameOutput[Looked]]) -> list[tuple[Frame, Prediction]]:
+        def settled(start: float, outputs: Sequence[FrameOutput[Looked]]) -> list[tuple[Frame, Prediction]]:
             found = self.predictor.settle(outputs)
             self.frames, self.boxes = self.frames + len(found), self.boxes + sum(map(len, found))
+            self.seconds += time.perf_counter() - start
             return [_placed(waiting.popleft(), prediction) for prediction in found]
 
-        try:
-            for batch in arriving:
-                start = time.perf_counter()
-                waiting.extend(batch)
-                seen, clips = [frame.seen for frame in batch], [_clip(frame) for frame in batch]
-                outputs = self.predictor.look(seen, clips, self.size)
-                pairs = settled([ready for output in outputs for ready in neighbours.add(output)])
-                self.seconds += time.perf_counter() - start
-                yield pairs
-                if interrupts.signal:
-                    break
-        except Exception as caught:
-            error = caught
-        yield settled(neighbours.flush())
+        batches_left = iter(arriving)
+        while not interrupts.signal:
+            try:
+                batch = next(batches_left, None)
+            except Exception as caught:
+                error = caught
+                break
+            if batch is None:
+                break
+            start = time.perf_counter()
+            waiting.extend(batch)
+            seen, clips = [frame.seen for frame in batch], [_clip(frame) for frame in batch]
+            outputs = self.predictor.look(seen, clips, self.size)
+            yield settled(start, [ready for output in outputs for ready in neighbours.add(output)])
+        yield settled(time.perf_counter(), neighbours.flush())
         if error is not None:
             raise error
 
@@ -112,8 +115,8 @@ class Detection:
 
 
 def _clip(frame: Frame) -> Hashable:
-    """Whose neighbours' findings may count for a frame: those of its file, if that holds several frames."""
-    return None if frame.number is None else frame.path
+    """Whose neighbours' findings may count for a frame: those of its file, if it holds several, seen in one place."""
+    return None if frame.number is None else (frame.path, None if frame.area is None else frame.area.seen)
 
 
 def _placed(frame: Frame, prediction: Prediction) -> tuple[Frame, Prediction]:

@@ -1,7 +1,7 @@
 """Random changes that another probe, patient or setting of an echo machine makes, and none to anatomy or direction.
 
 Speckle is multiplicative, and its grain is a few pixels wide; attenuation and its compensation change brightness with
-depth; the beam is sharp at its focus and wide elsewhere; a lower colour gain or another colour map pales velocities.
+depth; the beam is sharp at its focus and wide elsewhere; another colour map shows the same velocity paler.
 Depth is taken to run down the frame.
 """
 
@@ -43,7 +43,7 @@ def change_echo(image: Image, hyp: Hyperparameters, rng: np.random.Generator) ->
 
 
 def fade(image: Image, share: float) -> Image:
-    """Doppler colour, and that alone, this much nearer to the grey of the same luminance (largest channel)."""
+    """Coloured pixels, and those alone, less saturated by this share; hue and HSV value (the largest channel) stay."""
     largest = image.max(2, keepdims=True)
     coloured = largest - image.min(2, keepdims=True) >= COLOURED
     faded = image + share * (largest.astype(np.float32) - image)

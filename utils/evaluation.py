@@ -162,16 +162,21 @@ def evaluate(
         with compute.autocast():
             output = network(images)
         clock.append(_now(compute))
-        ready = [done for frame in _by_frame(output, batch, window) for done in neighbours.add(frame)]
+        frames = list(_by_frame(output, batch, window))
+        begin = _now(compute)
+        ready = [done for frame in frames for done in neighbours.add(frame)]
         detections = _detections(ready, thresholds)
-        clock.append(_now(compute))
+        clock.append(clock[-1] + _now(compute) - begin)
         seen.seconds += np.diff(clock)
         if criterion is not None:
             losses = criterion(output.raw, output.view, batch.boxes, batch.views)
             seen.losses[batch.indices[0]] = losses.columns().tolist()
         seen.take(ready, detections, nc)
+    begin = _now(compute)
     rest = neighbours.flush()
-    seen.take(rest, _detections(rest, thresholds), nc)
+    detections = _detections(rest, thresholds)
+    seen.seconds[2] += _now(compute) - begin
+    seen.take(rest, detections, nc)
     return _evaluation(_joined(processes.gather(seen)), nv, criterion is not None, operating)
 
 
@@ -182,9 +187,10 @@ def _by_frame(output: Output, batch: Batch, window: ClipWindow) -> Iterator[Fram
     probabilities = None if output.view is None else output.view.float().softmax(1).cpu()
     for row, (index, geometry) in enumerate(zip(batch.indices, batch.geometries, strict=True)):
         own = _in_file_pixels(labels[labels[:, 0] == row, 1:], shape, geometry)
+        clip = window.clip_of(index)
         yield FrameOutput(
             frame=_Place(index, geometry, own, int(batch.views[row])),
-            clip=window.clip_of(index),
+            clip=None if clip is None else (clip, geometry),  # cells are those of the same place only where it fits
             boxes=None if output.boxes is None else output.boxes[row].float(),
             view=None if probabilities is None else probabilities[row],
         )

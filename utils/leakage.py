@@ -297,8 +297,12 @@ def hash_frame(image: Image) -> NDArray[np.uint8]:
 
 
 def _owners(dataset: EchoDataset) -> list[str] | None:
-    """The shortened SHA-256 of each frame's patient, or None where the dataset names no group."""
-    groups = dataset.groups
+    """The shortened SHA-256 of each frame's patient, or None where the dataset names no group.
+
+    Patients of generated data are nobody: p01 of the phantom is not a hospital's p01.
+    """
+    groups, generate = dataset.groups, dataset.config.generate
     if groups is None:
         return None
-    return [hashlib.sha256(group.encode("utf-8", "surrogateescape")).hexdigest()[:DIGITS] for group in groups]
+    whose = "" if generate is None else f"{generate['name']}: "
+    return [hashlib.sha256((whose + g).encode("utf-8", "surrogateescape")).hexdigest()[:DIGITS] for g in groups]

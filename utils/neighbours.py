@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 T = TypeVar("T")
+LONGEST_WINDOW = 100  # frames on either side, all of which are held in memory
 OWN_SHARE = 0.5  # of a frame in its mean, beside its equal part in the window's
 LEAST_PROBABILITY = 1e-12
 
@@ -67,56 +68,53 @@ class Neighbours(Generic[T]):
 
     def __init__(self, window: int) -> None:
         self._window = window
-        self._held: deque[FrameOutput[T]] = deque()  # of one clip: what a frame not yet given back needs
-        self._scores: deque[Tensor | None] = deque()  # (N, nc) of each
-        self._next = 0  # place in ``_held`` of the first that was not given back
+        self._waiting: deque[FrameOutput[T]] = deque()  # not yet given back, all of one clip
+        self._said: deque[tuple[Tensor | None, Tensor | None]] = deque()  # scores (N, nc), view; of the window alone
+        self._before = 0  # how many of these are of frames before the first that waits
 
     def add(self, output: FrameOutput[T]) -> list[FrameOutput[T]]:
         """Take a frame; returns those that have now all of their neighbours."""
         if not self._window or output.clip is None:
             return [*self.flush(), output]
         ready = [] if self._continues(output) else self.flush()
-        self._held.append(output)
-        self._scores.append(None if output.boxes is None else output.boxes[:, 5:] * output.boxes[:, 4:5])
-        if len(self._held) - 1 - self._next == self._window:
+        self._waiting.append(output)
+        scores = None if output.boxes is None else output.boxes[:, 5:] * output.boxes[:, 4:5]
+        self._said.append((scores, output.view))
+        if len(self._waiting) > self._window:
             ready.append(self._averaged())
         return ready
 
     def flush(self) -> list[FrameOutput[T]]:
         """The frames that still wait, averaged with the neighbours that there are; nothing follows them."""
         ready = []
-        while self._next < len(self._held):
+        while self._waiting:
             ready.append(self._averaged())
-        self._held.clear()
-        self._scores.clear()
-        self._next = 0
+        self._said.clear()
+        self._before = 0
         return ready
 
     def _continues(self, output: FrameOutput[T]) -> bool:
-        """Whether a frame is the next of the clip that is held, with the same cells."""
-        if not self._held:
+        """Whether a frame is the next of the clip that waits, with as many cells."""
+        if not self._waiting:
             return True
-        last = self._held[-1]
+        last = self._waiting[-1]
         sizes = [None if found.boxes is None else found.boxes.shape for found in (last, output)]
         return last.clip == output.clip and sizes[0] == sizes[1]
 
     def _averaged(self) -> FrameOutput[T]:
-        """The first frame that was not given back, averaged; what none of the later ones needs is dropped."""
-        own, first = self._held[self._next], max(self._next - self._window, 0)
-        around = range(first, min(self._next + self._window + 1, len(self._held)))
-        views = [view for index in around if (view := self._held[index].view) is not None]
-        scores = [found for index in around if (found := self._scores[index]) is not None]
-        averaged = replace(
+        """The first frame that waits, averaged; what none of the later ones needs is dropped."""
+        own, place = self._waiting.popleft(), self._before
+        around = [*self._said][: place + self._window + 1]
+        scores, views = ([part for part in parts if part is not None] for parts in zip(*around, strict=True))
+        if self._before < self._window:
+            self._before += 1
+        else:
+            self._said.popleft()
+        return replace(
             own,
-            boxes=None if own.boxes is None else _with_scores(own.boxes, _mean(scores, self._next - first)),
-            view=None if own.view is None else _mean(views, self._next - first),
+            boxes=None if own.boxes is None else _with_scores(own.boxes, _mean(scores, place)),
+            view=None if own.view is None else _mean(views, place),
         )
-        self._next += 1
-        if self._next > self._window:
-            self._held.popleft()
-            self._scores.popleft()
-            self._next -= 1
-        return averaged
 
 
 def _mean(window: Sequence[Tensor], own: int) -> Tensor:

@@ -23,7 +23,7 @@ from utils.letterbox import whole_strides
 from utils.log import LOGGER, InputError
 from utils.permutation import shuffled_labels
 from utils.preprocess import Preprocessor
-from utils.sampling import sampling_weights
+from utils.sampling import check_sampling, sampling_weights
 
 PERMUTED = "labels were shuffled between patients (control): these figures should be those of chance"
 
@@ -81,6 +81,7 @@ def open_parts(
     check_range(options, "workers bootstrap", 0)
     if options.rect and options.image_weights:
         raise InputError("--rect --image-weights: expected one of them; frames drawn at random make no rectangles")
+    check_sampling(hyp, options.hyp)
     for flag in ("rect", "image_weights"):
         if getattr(options, flag) and hyp.sampling != "frames":
             shown = "--" + flag.replace("_", "-")

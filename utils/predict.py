@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,7 +168,8 @@ class Predictor:
         preprocessor: the training's filters.
         temperature: by which the view's logits are divided; see :mod:`utils.operating`.
         conf_thres, iou_thres, classes, agnostic, multi_label, max_det: of :func:`utils.boxes.non_max_suppression`.
-        clip_window: frames on either side with which those of a clip are averaged, see :mod:`utils.neighbours`.
+        clip_window: frames on either side with which :mod:`utils.detection` averages those of a clip; a call looks at
+            each image by itself.
     """
 
     network: Runner
@@ -206,7 +207,11 @@ class Predictor:
         """
         alone = len(images) == 1
         frames = [to_frame(image, "image" if alone else f"image {index}") for index, image in enumerate(images)]
-        return self.settle(self.look(frames, [None] * len(frames), batch_size))
+        found: dict[int, Prediction] = {}
+        for batch in self._batches(frames, batch_size):  # one after the other: raw maps are large
+            outputs = self._look([frames[index] for index in batch], [None] * len(batch))
+            found.update(zip(batch, self.settle(outputs), strict=True))
+        return [found[index] for index in range(len(frames))]
 
     def look(
         self, images: Sequence[Image], clips: Sequence[Hashable], batch_size: int = 0
@@ -218,17 +223,21 @@ class Predictor:
             clips: which clip each belongs to; None for a frame by itself.
             batch_size: see :meth:`many`.
         """
+        found: dict[int, FrameOutput[Looked]] = {}
+        for batch in self._batches(images, batch_size):
+            outputs = self._look([images[index] for index in batch], [clips[index] for index in batch])
+            found.update(zip(batch, outputs, strict=True))
+        return [found[index] for index in range(len(images))]
+
+    def _batches(self, images: Sequence[Image], batch_size: int) -> Iterator[list[int]]:
+        """Indices of images of one :meth:`input_shape`, at most so many at once."""
         together: dict[tuple[int, int], list[int]] = {}
         for index, image in enumerate(images):
             together.setdefault(self.input_shape(image), []).append(index)
         size = batch_size or usual_batch(self.network, self.compute)
-        found: dict[int, FrameOutput[Looked]] = {}
         for alike in together.values():
             for first in range(0, len(alike), size):
-                batch = alike[first : first + size]
-                outputs = self._look([images[index] for index in batch], [clips[index] for index in batch])
-                found.update(zip(batch, outputs, strict=True))
-        return [found[index] for index in range(len(images))]
+                yield alike[first : first + size]
 
     def input_shape(self, frame: Image) -> tuple[int, int]:
         """(height, width) in which the network sees a frame."""
@@ -257,7 +266,7 @@ class Predictor:
         clock.append(self._now())
         times = tuple(1000 * (end - begin) / len(images) for begin, end in itertools.pairwise(clock))
         return [
-            FrameOutput(Looked(image, place, times), clip, boxes, view)
+            FrameOutput(Looked(image, place, times), None if clip is None else (clip, place), boxes, view)
             for image, (_, place), clip, boxes, view in zip(images, fitted, clips, output.boxes, views, strict=True)
         ]
 

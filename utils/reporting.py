@@ -197,7 +197,8 @@ class Report:
             "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "weights": {"file": path.name, "sha256": digest},
             "settings": {
-                "imgsz": detection.predictor.image_size, **{name: getattr(options, name) for name in SETTINGS}
+                "imgsz": detection.predictor.image_size, "clip_window": detection.predictor.clip_window,
+                **{name: getattr(options, name) for name in SETTINGS},
             },
         }  # fmt: skip
         rules = ClipRules(options.track_iou, options.track_gap, options.track_frames, options.view_agreement)

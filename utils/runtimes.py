@@ -16,6 +16,7 @@ from utils.devices import Compute
 from utils.evaluation import inference_copy
 from utils.letterbox import whole_strides
 from utils.log import LOGGER, InputError
+from utils.neighbours import LONGEST_WINDOW
 from utils.releases import locate
 
 BATCH_SIZES = {"cpu": 4, "cuda": 16}  # by device
@@ -90,8 +91,10 @@ def window_size(found: Trained, asked: int | None) -> int:
     """Frames on either side to average with (:mod:`utils.neighbours`): those asked for, or the training's.
 
     Raises:
-        InputError: some are asked of an export that holds its own suppression, after which nothing can be averaged.
+        InputError: out of range; or of an export that holds its own suppression, after which nothing can be averaged.
     """
+    if asked is not None and not 0 <= asked <= LONGEST_WINDOW:
+        raise InputError(f"--clip-window: expected 0 to {LONGEST_WINDOW}, got {asked}")
     suppressed = isinstance(found, Export) and found.form.nms is not None
     if suppressed and asked:
         raise InputError(

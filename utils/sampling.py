@@ -11,10 +11,21 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
+from utils.config import Hyperparameters
 from utils.dataset import EchoDataset
 from utils.log import InputError
 
 SAMPLINGS = ("frames", "clips", "patients")
+
+
+def check_sampling(hyp: Hyperparameters, source: str) -> None:
+    """Refuse an unknown word, before anything is opened.
+
+    Args:
+        source: where the hyperparameters come from, for errors.
+    """
+    if hyp.sampling not in SAMPLINGS:
+        raise InputError(f"{source}: sampling: expected one of {', '.join(SAMPLINGS)}, got {hyp.sampling!r}")
 
 
 def sampling_weights(sampling: str, dataset: EchoDataset) -> NDArray[np.float64] | None:
@@ -24,15 +35,14 @@ def sampling_weights(sampling: str, dataset: EchoDataset) -> NDArray[np.float64]
         sampling: of :data:`SAMPLINGS`; of "patients" a patient's clips are drawn alike, too.
 
     Raises:
-        InputError: another word; a dataset that does not name its clips or patients.
+        InputError: a dataset that does not name its clips or patients.
     """
-    if sampling not in SAMPLINGS:
-        raise InputError(f"sampling: expected one of {', '.join(SAMPLINGS)}, got {sampling!r}")
     if sampling == "frames":
         return None
     clips, patients = dataset.clips, dataset.groups
     if clips is None or (sampling == "patients" and patients is None):
-        raise InputError(f"{dataset.config.file}: sampling: {sampling}: expected a group pattern in it, got none")
+        wanted = "a group pattern" if sampling == "patients" else "a group or clip pattern"
+        raise InputError(f"{dataset.config.file}: sampling: {sampling}: expected {wanted} in it, got none")
     frames_of = Counter(clips)
     weights = np.array([1 / frames_of[clip] for clip in clips])
     if sampling == "patients" and patients is not None:

@@ -316,10 +316,13 @@ def validate(
     network = inference_copy(learner.running_mean.network, compute)
     nc, nv, dataset = len(plan.names), len(plan.view_names), loader.dataset
     assert isinstance(dataset, EchoDataset)
-    return evaluate(
-        network, loader, nc, nv, compute, plan.thresholds, learner.criterion.over(alone),
-        processes=validating(plan.hyp, processes), window=dataset.window(plan.hyp.clip_window),
+    sharing = validating(plan.hyp, processes)
+    evaluation = evaluate(
+        network, loader, nc, nv, compute, plan.thresholds, learner.criterion.over(alone), processes=sharing,
+        window=dataset.window(plan.hyp.clip_window),
     )  # fmt: skip
+    # what each has found by itself may differ in the last digit, and what follows from it must not
+    return evaluation if sharing is processes else processes.of_main(evaluation)
 
 
 def validating(hyp: Hyperparameters, processes: Processes) -> Processes:
