@@ -5,7 +5,7 @@ No test stands here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ import detect
 from tests.dicoms import burnt, loop, write_dicom
 from tests.exported import saved
 from utils.draw import save
-from utils.letterbox import Image
-from utils.predict import Prediction, Predictor
+from utils.letterbox import Geometry, Image
+from utils.neighbours import FrameOutput
+from utils.predict import Looked, Prediction, Predictor
 from utils.regions import COLOUR, FLAT, Region
 
 STUDY, PATIENT, INSTANCE = "1.2.826.0.1.3680043.8.498.1", "Mustermann", "1.2.826.0.1.3680043.8.498.77"
@@ -61,10 +62,18 @@ def lab(folder: Path) -> Path:
     return folder
 
 
-def seen(self: Predictor, images: Sequence[Image], batch_size: int = 0) -> list[Prediction]:
+def looked(
+    self: Predictor, images: Sequence[Image], clips: Sequence[Hashable], batch_size: int = 0
+) -> list[FrameOutput[Looked]]:
+    """In place of a network: keeps the images for :func:`seen`."""
+    place = Geometry((0, 0), 1.0, 1.0, 0, 0)
+    return [FrameOutput(Looked(image, place, ()), clip, None, None) for image, clip in zip(images, clips, strict=True)]
+
+
+def seen(self: Predictor, outputs: Sequence[FrameOutput[Looked]]) -> list[Prediction]:
     """In place of a network: MR where it is green, A4C wherever there is such, else not sure between two views."""
     found = []
-    for image in images:
+    for image in (output.frame.image for output in outputs):
         rows, columns = np.nonzero((image[..., 1] > 180) & (image[..., 0] < 90) & (image[..., 2] < 90))
         boxes = np.zeros((0, 6), np.float32)
         if len(rows) > 50:
@@ -78,7 +87,8 @@ def seen(self: Predictor, images: Sequence[Image], batch_size: int = 0) -> list[
 @pytest.fixture
 def mark_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The network that sees the mark."""
-    monkeypatch.setattr(Predictor, "many", seen)
+    monkeypatch.setattr(Predictor, "look", looked)
+    monkeypatch.setattr(Predictor, "settle", seen)
 
 
 def reported(folder: Path, **options: Any) -> Path:

@@ -121,9 +121,9 @@ def report_of(*studies: Sequence[dict[str, Any]], **keys: Any) -> dict[str, Any]
     return {
         "schema": "echo-study-report", "version": 1, "created": "2026-11-29T15:40:57+00:00", "notice": NOTICE,
         "weights": {"file": "best.pt", "sha256": "5a" * 32}, "names": list(NAMES), "view_names": list(VIEW_NAMES),
-        "settings": {"imgsz": 320, "conf_thres": 0.25, "iou_thres": 0.45, "max_det": 1000, "vid_stride": 1,
-                     "calibrate": False, "track_iou": 0.3, "track_gap": 5, "track_frames": 3, "view_agreement": 0.7,
-                     "keep_overlay": False, "keep_identifiers": False},
+        "settings": {"imgsz": 320, "clip_window": 0, "conf_thres": 0.25, "iou_thres": 0.45, "max_det": 1000,
+                     "vid_stride": 1, "calibrate": False, "track_iou": 0.3, "track_gap": 5, "track_frames": 3,
+                     "view_agreement": 0.7, "keep_overlay": False, "keep_identifiers": False},
         "studies": [{"id": f"study-{number}", "uid": None, "patient": None, "clips": list(clips),
                      "valves": valves_of(clips)} for number, clips in enumerate(studies, 1)],
         "skipped": [], **keys,

@@ -21,9 +21,9 @@ FACTS: dict[str, Any] = {
     "created": "2026-11-29T10:00:00+00:00",
     "weights": {"file": "best.pt", "sha256": "0" * 64},
     "settings": {
-        "imgsz": 320, "conf_thres": 0.25, "iou_thres": 0.45, "max_det": 1000, "vid_stride": 1, "calibrate": False,
-        "track_iou": 0.3, "track_gap": 5, "track_frames": 3, "view_agreement": 0.7, "keep_overlay": False,
-        "keep_identifiers": False,
+        "imgsz": 320, "clip_window": 0, "conf_thres": 0.25, "iou_thres": 0.45, "max_det": 1000, "vid_stride": 1,
+        "calibrate": False, "track_iou": 0.3, "track_gap": 5, "track_frames": 3, "view_agreement": 0.7,
+        "keep_overlay": False, "keep_identifiers": False,
     },
 }  # fmt: skip
 

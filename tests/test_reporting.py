@@ -205,7 +205,7 @@ def test_an_earlier_report_in_the_same_folder_is_not_taken_for_this_ones(
     study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = reported(study, save_html=True)
-    monkeypatch.setattr(Predictor, "many", stopped)
+    monkeypatch.setattr(Predictor, "look", stopped)
     with pytest.raises(KeyboardInterrupt):
         reported(study, exist_ok=True)
     assert not [path.name for path in run.iterdir() if path.name in ("study.json", "findings.csv", "study.html")]

@@ -10,7 +10,8 @@ window.study = (() => {
   const MOST_DECODED = 48;  // pictures held decoded, of all clips together
   const USUAL_FPS = 25;  // where a file does not say
   const SETTINGS = {
-    imgsz: "Image size, pixels", conf_thres: "Least confidence of a box", iou_thres: "Overlap that suppresses a box",
+    imgsz: "Image size, pixels", clip_window: "Frames averaged with, on either side",
+    conf_thres: "Least confidence of a box", iou_thres: "Overlap that suppresses a box",
     max_det: "Most boxes a frame", vid_stride: "Every so many-th frame", calibrate: "Views' probabilities calibrated",
     track_iou: "Least overlap within a track", track_gap: "Longest gap in a track, frames",
     track_frames: "Frames below which a track is uncertain",
