@@ -91,7 +91,7 @@ def child(script: str, words: list[str]) -> None:
 
 def stop_after_first_batch(script: str) -> None:
     """Make what a batch ends with raise :class:`Through`."""
-    from utils import engine, predict
+    from utils import engine, evaluation, predict
 
     def ending(function: Callable[..., Any]) -> Callable[..., Any]:
         def called(*arguments: Any, **keywords: Any) -> None:
@@ -102,7 +102,7 @@ def stop_after_first_batch(script: str) -> None:
 
     engine.Cut.backward = ending(engine.Cut.backward)  # type: ignore[method-assign]
     if script in ("val", "detect"):
-        module: Any = engine if script == "val" else predict
+        module: Any = evaluation if script == "val" else predict
         module.non_max_suppression = ending(module.non_max_suppression)
 
 
