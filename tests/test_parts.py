@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -52,6 +53,14 @@ def test_names_in_which_no_patient_is_found_are_told(
     write_frame(tmp_path, "train/unknown7.png", (48, 64), view=0)
     opened(write_yaml(tmp_path), rules)
     assert "finds no patient in 1 file names, such as unknown7.png" in caplog.text
+
+
+@pytest.mark.parametrize("flag", ["rect", "image_weights"])
+def test_frames_are_drawn_in_one_way_only(tmp_path: Path, rules: Hyperparameters, flag: str) -> None:
+    drawn = replace(rules, sampling="clips")
+    with pytest.raises(InputError, match=rf"--{flag.replace('_', '-')} and sampling: clips .*: expected one of them"):
+        opened(make_dataset(tmp_path), drawn, **{flag: True})
+    assert opened(make_dataset(tmp_path), drawn).frame_weights is not None
 
 
 def test_a_part_in_which_no_view_is_known_is_refused(tmp_path: Path, rules: Hyperparameters) -> None:

@@ -92,7 +92,7 @@ def test_a_frame_that_an_epoch_draws_again_is_changed_anew(dataset: EchoDataset,
     assert not torch.equal(first, second) and torch.equal(second, dataset[Key(0, again[0].item, 1)][0])
 
 
-def test_a_training_draws_so_from_the_first_epoch_on_and_keeps_it(tmp_path: Path) -> None:
+def test_a_training_draws_so_from_the_first_epoch_on_and_its_checkpoint_says_so(tmp_path: Path) -> None:
     phantom_yaml(tmp_path, patients=8, frames=2)
     hyp = tmp_path / "hyp.yaml"
     rules = (ROOT / "hyp" / "joint_training_rules.yaml").read_text(encoding="utf-8")

@@ -1,7 +1,7 @@
 """Frames and labels of a split -> samples -> batches.
 
-What a sample looks like depends on (seed, epoch, index) alone: the sampler hands both numbers over, and no worker has
-a random state of its own.
+What a sample looks like depends on the seed and the sampler's :class:`utils.batches.Key` alone: epoch, index, and how
+often the epoch has drawn it before. No worker has a random state of its own.
 """
 
 from __future__ import annotations
