@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from utils.archive_run import detect_anew, detect_shared
-from utils.checkpoint import one_checkpoint
+from utils.checkpoint import checkpoints
 from utils.config import find_file, from_root, load_dataset_config
 from utils.detection import Detection, with_first
 from utils.devices import keep_memory
+from utils.ensembles import open_all
 from utils.files import new_run_folder
 from utils.flags import CLIP_WINDOW, COMMON, DOWNLOAD, IMGSZ, Flag, check_range, from_keywords, parse
 from utils.identifiers import Identifiers
@@ -32,13 +33,13 @@ from utils.outputs import has_screen
 from utils.predict import Predictor, load
 from utils.processes import here
 from utils.reporting import check_report
-from utils.runtimes import BATCH_SIZES, open_weights, usual_batch
+from utils.runtimes import BATCH_SIZES, usual_batch
 from utils.source_files import is_dicom
 from utils.sources import FRAMES_AHEAD, Source, open_source
 from utils.writer import asks_report
 
 FLAGS = (
-    Flag("weights", "", "checkpoint of a training, also YOLOv5's own, or what export.py made of one", nargs="+"),
+    Flag("weights", "", "checkpoint of a training, also YOLOv5's own, or an export; of several, the mean", nargs="+"),
     DOWNLOAD,
     Flag("source", "data/images", "image, video, DICOM file, folder, glob, .txt list, camera number, stream address"),
     Flag("data", "", "dataset yaml whose class and view names are shown instead of the checkpoint's"),
@@ -98,7 +99,7 @@ FLAGS = (
 
 def main(options: argparse.Namespace) -> Path:
     """Detect as the options say and return the run's folder."""
-    weights = one_checkpoint(options.weights)
+    weights = checkpoints(options.weights)
     check_range(options, "conf_thres iou_thres track_iou view_agreement", 0, 1)
     check_range(options, "vid_stride max_det line_thickness track_frames", 1)
     check_range(options, "track_gap", 0)
@@ -119,7 +120,7 @@ def main(options: argparse.Namespace) -> Path:
         check_report(options, source.live, processes.size)
     quiet_unless_main(processes, heard=logging.WARNING)
     device, threads = placed(options.device, 0, processes, shared=True)
-    found = open_weights(weights, options.download)
+    found = open_all(weights, options.download)
     predictor = load(
         found, device, options.imgsz,
         True if options.half else options.amp, options.conf_thres, options.iou_thres, options.classes,
@@ -137,8 +138,8 @@ def main(options: argparse.Namespace) -> Path:
         if one_start:
             return watch(source, detection, interrupts)
         if options.resume or processes.launch:
-            return detect_shared(source, detection, found.path, processes, interrupts)
-        return detect_anew(source, detection, found.path, interrupts)
+            return detect_shared(source, detection, found.files, processes, interrupts)
+        return detect_anew(source, detection, found.files, interrupts)
 
 
 def watch(source: Source, detection: Detection, interrupts: Interrupts) -> Path:

@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 
-from models.dual import Dual
+from models.dual import Dual, WithBoxes
+from models.ensemble import Ensemble
 from models.yolo import Network, Output
 from utils import card, extras
 from utils.agreement import Deviation, deviation, sample
@@ -30,7 +31,6 @@ from utils.exports import (
     Deployed,
     Plan,
     Suppression,
-    WithBoxes,
     is_openvino_file,
     write_onnx,
     write_openvino,
@@ -103,7 +103,7 @@ def main(options: argparse.Namespace) -> list[Path]:
     for kind, path in targets.items():
         check_target(path, kind, options.exist_ok)
     network = found.build().float()
-    assert isinstance(network, (Network, Dual))  # what finds no boxes is refused above
+    assert isinstance(network, (Network, Dual, Ensemble))  # what finds no boxes is refused above
     height, width = sides(options, found, network.max_stride)
     frames = []
     if precision == "int8":

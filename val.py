@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from utils import outcomes
-from utils.checkpoint import Trained, one_checkpoint
+from utils.checkpoint import Trained, checkpoints
 from utils.config import DatasetConfig, from_root
 from utils.dataset import EchoDataset
 from utils.devices import Compute, keep_memory, select_compute
+from utils.ensembles import open_all
 from utils.evaluation import Evaluation
 from utils.files import new_run_folder, write_json, write_text
 from utils.flags import BOOTSTRAP, CLIP_WINDOW, COMMON, DOWNLOAD, IMGSZ, Flag, from_keywords, parse
@@ -24,13 +25,13 @@ from utils.log import LOGGER, run_script
 from utils.outputs import UniqueNames, coco_labels, coco_rows, image_ids, label_rows
 from utils.pictures import write_batch_pictures
 from utils.report import write_figures
-from utils.runtimes import check_precision, check_sizes, open_weights
+from utils.runtimes import check_precision, check_sizes
 from utils.table import table
 from utils.validation import Validation, checked_dataset, validate
 
 TASKS = ("train", "val", "test", "speed", "study")
 FLAGS = (
-    Flag("weights", "", "checkpoint of a training, also YOLOv5's own, or what export.py made of one", nargs="+"),
+    Flag("weights", "", "checkpoint of a training, also YOLOv5's own, or an export; of several, the mean", nargs="+"),
     DOWNLOAD,
     Flag("data", "data/phantom.yaml", "dataset yaml"),
     Flag("batch-size", 32, "frames a batch", int),
@@ -65,11 +66,11 @@ STUDY_SIZES = range(256, 1536 + 128, 128)  # pixels, YOLOv5's
 
 def main(options: argparse.Namespace) -> dict[str, Any]:
     """Validate as the options say; returns the content of metrics.json."""
-    weights = one_checkpoint(options.weights)
+    weights = checkpoints(options.weights)
     if options.task == "speed":
         options = argparse.Namespace(**{**vars(options), **SPEED_THRESHOLDS})
     split = options.task if options.task in ("train", "val", "test") else "val"
-    found = open_weights(weights, options.download)
+    found = open_all(weights, options.download)
     config = checked_dataset(options, found)
     amp = True if options.half else options.amp
     check_precision(found, amp)
@@ -84,7 +85,7 @@ def main(options: argparse.Namespace) -> dict[str, Any]:
     folder = new_run_folder(from_root(options.project), options.name, options.exist_ok)
     write_results(folder, validation, options)
     imgsz, computed = content["settings"]["imgsz"], content["settings"]["compute"]
-    print(f"\n{found.path} on {config.file} {split}, {imgsz} pixels ({computed})\n")
+    print(f"\n{found.title} on {config.file} {split}, {imgsz} pixels ({computed})\n")
     print(table(content, options.verbose or len(config.names) <= MANY_CLASSES))
     print(f"\nResults in {folder}")
     return content

@@ -1,4 +1,4 @@
-"""Detector and classifier that share nothing, paired behind the joint network's interface; and any network from its
+"""Detector and classifier that share nothing, paired behind the joint network's interface; any network from its
 description."""
 
 from __future__ import annotations
@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import Tensor, nn
 
+from models.ensemble import MEMBERS, Ensemble
 from models.heads import Detect
 from models.yolo import Network, Output
+from utils.log import InputError
 
 if TYPE_CHECKING:
     from models.classifier import Classifier
@@ -45,15 +47,22 @@ class Dual(nn.Module):
         return found._replace(view=self.classifier(images).view)
 
 
-AnyNetwork: TypeAlias = "Trainable | Dual"
+WithBoxes: TypeAlias = "Network | Dual | Ensemble"
+AnyNetwork: TypeAlias = "Trainable | Dual | Ensemble"
 
 
 def build_network(description: Mapping[str, Any]) -> AnyNetwork:
-    """The network that a checkpoint describes: a pair, a ResNet classifier, or one by a yaml's grammar.
+    """The network that a checkpoint describes: an ensemble, a pair, a ResNet classifier, or one by a yaml's grammar.
 
     Raises:
-        InputError: unknown layers or backbones.
+        InputError: unknown layers or backbones; an ensemble of what finds no boxes.
     """
+    if set(description) == {MEMBERS}:
+        members = [build_network(member) for member in description[MEMBERS]]
+        alike = [member for member in members if isinstance(member, Network | Dual) and member.nc]
+        if not members or len(alike) < len(members):
+            raise InputError("ensemble: expected networks that find boxes")
+        return Ensemble(alike)
     if set(description) == set(PARTS):
         return Dual(Network(description["detector"]), _trainable(description["classifier"]))
     return _trainable(description)

@@ -17,13 +17,13 @@ from tests.test_checkpoint import content, network
 from utils import checkpoint
 from utils.agreement import sample
 from utils.config import ROOT, load_yaml
-from utils.exports import WithBoxes
 
 _FOLDER = tempfile.TemporaryDirectory(prefix="echo-exports-")  # removed when the process ends
+WithDetect = Network | Dual
 KINDS = ("torchscript", "onnx", "openvino")
 
 
-def lively(trained: WithBoxes) -> WithBoxes:
+def lively(trained: WithDetect) -> WithDetect:
     """A fresh network whose outputs depend on the image: statistics of real batches, and a bold box head."""
     torch.manual_seed(1)
     with torch.no_grad():
@@ -48,7 +48,7 @@ def saved(name: str) -> Path:
     """A checkpoint of a "joint" network, of the same on rectangles ("rect"), a "detector" alone or a "dual" pair."""
     torch.manual_seed(0)
     if name in ("joint", "rect"):
-        made: WithBoxes = network()
+        made: WithDetect = network()
     else:
         detector = Network({**load_yaml(ROOT / "models" / "yolov5n.yaml"), "width_multiple": 0.125}, with_view=False)
         made = detector if name == "detector" else Dual(detector, Classifier("resnet18"))
@@ -67,7 +67,7 @@ def saved(name: str) -> Path:
 
 
 @functools.cache
-def plain(name: str) -> WithBoxes:
+def plain(name: str) -> WithDetect:
     """The checkpoint's network as scripts run it, in fp32."""
     built = checkpoint.read(saved(name)).build()
     assert isinstance(built, (Network, Dual))

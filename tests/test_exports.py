@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.yolo import Output
+from models.yolo import Network, Output
 from tests.exported import KINDS, exported, plain
 from utils.agreement import deviation, sample
 from utils.boxes import non_max_suppression
@@ -55,6 +55,7 @@ def test_the_graph_gives_decoded_boxes_and_probabilities_of_views() -> None:
 def test_anchors_stay_exact_in_a_graph_of_fewer_bits(dtype: torch.dtype) -> None:
     network = plain("joint")
     graph = Deployed(network, dtype)
+    assert isinstance(graph.network, Network)
     assert torch.equal(graph.network.detect.anchors, network.detect.anchors)
     assert {parameter.dtype for parameter in graph.parameters()} == {dtype}
     assert all(output.dtype == torch.float32 for output in graph(sample((1, 64, 64))))

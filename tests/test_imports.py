@@ -30,7 +30,7 @@ MAY_IMPORT_MODELS = {
     f"utils.{name}"
     for name in (
         *("engine", "evaluation", "trainer", "balancing", "predict", "runtimes", "checkpoint"),
-        *("exports", "sessions", "agreement", "starting"),
+        *("exports", "sessions", "agreement", "starting", "ensembles"),
         *("loss", "optim", "complexity", "learner"),  # they need a network's types
     )
 }

@@ -8,7 +8,7 @@ import hashlib
 import io
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -35,10 +35,10 @@ MATTER = (
 PIECE = 1 << 20
 
 
-def settings_of(options: argparse.Namespace, detection: Detection, weights: Path) -> dict[str, Any]:
+def settings_of(options: argparse.Namespace, detection: Detection, weights: Sequence[Path]) -> dict[str, Any]:
     """What the results depend on, as plain data, by the names of the flags."""
     return {
-        "--weights": f"sha256 {digest(weights)}",
+        "--weights": f"sha256 {digest_of_all(weights)}",
         "--source": str(absolute(Path(options.source))),
         "--imgsz": detection.predictor.image_size,
         **{f"--{name.replace('_', '-')}": getattr(options, name) for name in MATTER},
@@ -48,6 +48,12 @@ def settings_of(options: argparse.Namespace, detection: Detection, weights: Path
         # not of runs without one, so that those begun before there were windows can go on
         **({"--clip-window": window} if (window := detection.predictor.clip_window) else {}),
     }
+
+
+def digest_of_all(paths: Sequence[Path]) -> str:
+    """The :func:`digest` of a file; of several, SHA-256 of theirs, one after the other."""
+    found = [digest(path) for path in paths]
+    return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
 
 
 def digest(path: Path) -> str:
@@ -63,16 +69,16 @@ def digest(path: Path) -> str:
     return found.hexdigest()
 
 
-def _write_report(ledger: Ledger, detection: Detection, weights: Path) -> Report | None:
+def _write_report(ledger: Ledger, detection: Detection, weights: Sequence[Path]) -> Report | None:
     """The report on a run whose files are finished, written; None where none is asked for."""
     if not asks_report(detection.options):
         return None
-    report = Report(ledger, detection, (weights, digest(weights)))
+    report = Report(ledger, detection, (" + ".join(path.name for path in weights), digest_of_all(weights)))
     report.write()
     return report
 
 
-def detect_anew(source: Source, detection: Detection, weights: Path, interrupts: Interrupts) -> Path:
+def detect_anew(source: Source, detection: Detection, weights: Sequence[Path], interrupts: Interrupts) -> Path:
     """Detect in files by this process alone, into a new folder; a ledger lies there until all are finished."""
     options = detection.options
     source = replace(source, files=list({absolute(path): path for path in source.files}.values()))
@@ -103,7 +109,7 @@ def detect_anew(source: Source, detection: Detection, weights: Path, interrupts:
 
 
 def detect_shared(
-    source: Source, detection: Detection, weights: Path, processes: Processes, interrupts: Interrupts
+    source: Source, detection: Detection, weights: Sequence[Path], processes: Processes, interrupts: Interrupts
 ) -> Path:
     """Detect in this process's share of what is not finished yet in ``project/name``; the last one puts all together.
 
@@ -139,7 +145,7 @@ def detect_shared(
 
 
 def _put_together(
-    ledger: Ledger, detection: Detection, weights: Path, source: Source, processes: Processes, worked: bool
+    ledger: Ledger, detection: Detection, weights: Sequence[Path], source: Source, processes: Processes, worked: bool
 ) -> Report | None:
     """Write what is made of all files together, and say so once; returns the report, if one is asked for."""
     count = len(ledger.entries)

@@ -17,6 +17,7 @@ from torch import Tensor
 MAX_CANDIDATES = 30_000  # boxes of an image that enter suppression: the most confident ones
 FIRST_COMPARED = 4  # times as many boxes enter suppression at first as may leave it
 TINY = 1e-7
+LEAST_SCORE = 1e-12
 CLASS_OFFSET = 7680.0  # pixels: moves classes apart so that one suppression serves all of them
 
 
@@ -30,6 +31,15 @@ def xyxy_to_xywh(boxes: Tensor) -> Tensor:
     """(..., 4) corner form -> (..., 4) centre form."""
     low, high = boxes[..., :2], boxes[..., 2:4]
     return torch.cat(((low + high) / 2, high - low), -1)
+
+
+def with_scores(boxes: Tensor, scores: Tensor) -> Tensor:
+    """Boxes (..., 4) and scores (..., nc), objectness x class probability -> predictions (..., 5 + nc).
+
+    The objectness is the best class's score, and class probabilities are shares of that.
+    """
+    objectness = scores.amax(-1, keepdim=True)
+    return torch.cat((boxes, objectness, scores / objectness.clamp(min=LEAST_SCORE)), -1)
 
 
 def pair_iou(first: Tensor, second: Tensor, kind: str = "iou") -> Tensor:

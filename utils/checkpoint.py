@@ -65,10 +65,31 @@ class Trained:
     rect: bool
     hyp: Hyperparameters
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Where it was read: one file, or several that make up one network."""
+        return (self.path,)
+
+    @property
+    def title(self) -> str:
+        """Its files, for a reader."""
+        return " + ".join(map(str, self.files))
+
 
 @dataclass(frozen=True)
 class Checkpoint(Trained):
-    """A checkpoint's content, checked."""
+    """A checkpoint's content, checked.
+
+    Attributes:
+        members: the files of an ensemble that was put together of several, the first being ``path``.
+    """
+
+    members: tuple[Path, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Where it was read."""
+        return self.members or (self.path,)
 
     @property
     def is_pair(self) -> bool:
@@ -138,13 +159,21 @@ def unknown_layers(description: Mapping[str, Any]) -> list[str]:
 
 
 def one_checkpoint(weights: str | Sequence[str]) -> Path:
-    """The path that ``--weights`` names; YOLOv5 takes several and pools their boxes, this program takes one."""
+    """The path that ``--weights`` names, where several make no sense."""
+    paths = checkpoints(weights)
+    if len(paths) > 1:
+        raise InputError(
+            f"--weights: expected one checkpoint, got {len(paths)}; python -m utils.ensembles makes one of several"
+        )
+    return paths[0]
+
+
+def checkpoints(weights: str | Sequence[str]) -> list[Path]:
+    """The paths that ``--weights`` names; several are an ensemble, as in YOLOv5."""
     names = [weights] if isinstance(weights, str) else list(weights)
     if not any(names):
         raise InputError("--weights: expected a checkpoint, got none; train.py leaves one in runs/train/exp/weights")
-    if len(names) > 1:
-        raise InputError(f"--weights: expected one checkpoint, got {len(names)}; ensembles are not supported")
-    return Path(names[0]).expanduser()
+    return [Path(name).expanduser() for name in names]
 
 
 def save(path: Path, content: Mapping[str, Any], keep: bool = False) -> None:

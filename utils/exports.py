@@ -20,13 +20,13 @@ import torchvision
 import yaml
 from torch import Tensor, nn
 
-from models.dual import Dual
-from models.yolo import Network, fused
+from models.dual import WithBoxes
+from models.heads import Detect
+from models.yolo import fused
 from utils import extras
 from utils.boxes import CLASS_OFFSET, xywh_to_xyxy
 from utils.files import write_whole
 
-WithBoxes = Network | Dual
 INPUT = "images"
 OUTPUTS = ("output0", "view")
 TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -72,9 +72,11 @@ class Deployed(nn.Module):
     ) -> None:
         super().__init__()
         self.network = fused(network).float()
-        anchors = self.network.detect.anchors.clone()
+        heads = [module for module in self.network.modules() if isinstance(module, Detect)]
+        anchors = [head.anchors.clone() for head in heads]
         self.network.to(dtype)
-        self.network.detect.anchors = anchors  # decoding is fp32; anchors in bf16 would be off by up to 0.4%
+        for head, own in zip(heads, anchors, strict=True):
+            head.anchors = own  # decoding is fp32; anchors in bf16 would be off by up to 0.4%
         self.dtype, self.suppression = dtype, suppression
         self.eval().requires_grad_(False)
 

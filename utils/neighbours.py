@@ -15,10 +15,11 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from utils.boxes import with_scores
+
 T = TypeVar("T")
 LONGEST_WINDOW = 100  # frames on either side, all of which are held in memory
 OWN_SHARE = 0.5  # of a frame in its mean, beside its equal part in the window's
-LEAST_PROBABILITY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Neighbours(Generic[T]):
             self._said.popleft()
         return replace(
             own,
-            boxes=None if own.boxes is None else _with_scores(own.boxes, _mean(scores, place)),
+            boxes=None if own.boxes is None else with_scores(own.boxes[:, :4], _mean(scores, place)),
             view=None if own.view is None else _mean(views, place),
         )
 
@@ -120,9 +121,3 @@ class Neighbours(Generic[T]):
 def _mean(window: Sequence[Tensor], own: int) -> Tensor:
     """What the frame at ``own`` says and the mean over the window, which it is part of."""
     return OWN_SHARE * window[own] + (1 - OWN_SHARE) * torch.stack(list(window)).mean(0)
-
-
-def _with_scores(boxes: Tensor, scores: Tensor) -> Tensor:
-    """Boxes (N, 5 + nc) with objectness x class probability of (N, nc), the objectness being that of the best class."""
-    objectness = scores.amax(1, keepdim=True)
-    return torch.cat((boxes[:, :4], objectness, scores / objectness.clamp(min=LEAST_PROBABILITY)), 1)

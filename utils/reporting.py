@@ -110,12 +110,12 @@ class Report:
     Args:
         ledger: of the run, complete.
         detection: that found it all.
-        weights: the file, and its SHA-256.
+        weights: the file's name, and its SHA-256; of several, joined.
     """
 
     ledger: Ledger
     detection: Detection
-    weights: tuple[Path, str]
+    weights: tuple[str, str]
 
     def write(self) -> None:
         """Write what the options ask for: study.json and findings.csv in any case."""
@@ -192,10 +192,10 @@ class Report:
                     "; ".join(clip.notes) or None,
                 )
             )  # fmt: skip
-        path, digest = self.weights
+        name, digest = self.weights
         facts = {
             "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            "weights": {"file": path.name, "sha256": digest},
+            "weights": {"file": name, "sha256": digest},
             "settings": {
                 "imgsz": detection.predictor.image_size, "clip_window": detection.predictor.clip_window,
                 **{name: getattr(options, name) for name in SETTINGS},

@@ -8,7 +8,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from models.yolo import Output
+from models.dual import Dual
+from models.yolo import Network, Output
 from utils import checkpoint, legacy, sessions
 from utils.card import Export
 from utils.checkpoint import Checkpoint, NotOursError, Trained
@@ -60,6 +61,11 @@ def start(found: Trained, compute: Compute) -> Runner:
         return sessions.SESSIONS[found.kind](found, compute)
     assert isinstance(found, Checkpoint)
     return inference_copy(found.build(), compute)
+
+
+def gives_maps(network: Runner) -> bool:
+    """Whether a network gives the raw maps that losses are of; exports and ensembles give decoded boxes alone."""
+    return isinstance(network, Network | Dual)
 
 
 def described(network: Runner, compute: Compute) -> str:

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
 from utils import outcomes
 from utils.assessment import Assessment, assess
 from utils.card import Export
@@ -27,7 +25,7 @@ from utils.parts import PERMUTED, refuse, report
 from utils.permutation import shuffled_labels
 from utils.preprocess import Preprocessor
 from utils.report import metrics
-from utils.runtimes import described, image_size, start, window_size
+from utils.runtimes import described, gives_maps, image_size, start, window_size
 
 
 def checked_dataset(options: argparse.Namespace, found: Trained) -> DatasetConfig:
@@ -100,7 +98,6 @@ def validate(
     size = image_size(found, network, size)
     nv = len(found.view_names) if config.view_names else 0
     frames = window_size(found, clip_window)
-    has_losses = isinstance(network, nn.Module)  # what is exported gives no raw maps
 
     def opened(part: str) -> EchoDataset:
         return open_split(found, config, part, size, network.max_stride, options)
@@ -108,7 +105,7 @@ def validate(
     def evaluated(dataset: EchoDataset, operating: float | None) -> Evaluation:
         loader = build_loader(dataset, options.batch_size, options.workers)
         module: Any = network
-        criterion = JointLoss.of(module, loss_hyp or found.hyp, size) if has_losses else None
+        criterion = JointLoss.of(module, loss_hyp or found.hyp, size) if gives_maps(network) else None
         nc = len(dataset.names)
         return evaluate(
             network, loader, nc, nv, compute, limits, criterion, dataset.split, operating, window=dataset.window(frames)
@@ -129,7 +126,7 @@ def validate(
     if point is None:
         point, source = OperatingPoint.of(evaluation, dataset), "this part, which flatters"
     settings = {
-        "weights": str(found.path), "data": str(config.file), "split": split, "imgsz": size, "rect": found.rect,
+        "weights": found.title, "data": str(config.file), "split": split, "imgsz": size, "rect": found.rect,
         "batch_size": options.batch_size, **dataclasses.asdict(limits), "confidence_from": source,
         "nms_inside": inside, "clip_window": frames,
         "compute": described(network, compute),
