@@ -72,6 +72,7 @@ FLAGS = (
     BOOTSTRAP,
     *COMMON,
 )
+NO_LOSS = dict.fromkeys(("box", "obj", "cls"))  # of an ensemble
 SEED_IN_NAME = re.compile(r"(.+?)-seed(\d+)(?:-(.+))?")
 
 
@@ -312,7 +313,7 @@ def losses(content: Mapping[str, Any], views: int) -> dict[str, float]:
 
     Chance is a log loss of log of the number of views.
     """
-    loss = {name: math.nan if value is None else value for name, value in content["loss"].items()}
+    loss = {name: math.nan if value is None else value for name, value in content.get("loss", NO_LOSS).items()}
     detection, view = loss["box"] + loss["obj"] + loss["cls"], _at(content, ("view", "log_loss"))
     chance = math.log(views) if views else math.nan
     return {"detection_loss": detection, "total_loss": detection + view, "view_loss_to_chance": view - chance}

@@ -95,7 +95,7 @@ def study(found: Trained, config: DatasetConfig, compute: Compute, options: argp
     """Validate at several image sizes; writes YOLOv5's study file, a row a size, and returns the last one's content.
 
     The columns are P, R, mAP50, mAP50-95; box, objectness and class loss; milliseconds of preprocessing, inference
-    and NMS. Of an export, which gives no losses, those are nan.
+    and NMS. Of exports and ensembles, which give no losses, those are nan.
     """
     rows = []
     sizes = STUDY_SIZES if options.imgsz is None else [options.imgsz]

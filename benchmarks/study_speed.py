@@ -132,13 +132,13 @@ class Loop:
         detection, source = self._detection(way), self._source()
         run = Path(tempfile.mkdtemp(dir=self.folder))
         start = time.perf_counter()
-        ledger = Ledger(run, settings_of(detection.options, detection, self.weights), naming=detection.naming)
+        ledger = Ledger(run, settings_of(detection.options, detection, [self.weights]), naming=detection.naming)
         ledger.add(source.files)
         with Interrupts() as interrupts, closing(iter(source)) as arriving:
             detection.work(arriving, source.total, detection.writer(run, ledger, source.failures), interrupts)
         taken = time.perf_counter() - start
         start = time.perf_counter()
-        Report(ledger, detection, (self.weights, "0" * 64)).write()
+        Report(ledger, detection, [(self.weights.name, "0" * 64)]).write()
         self.reports[way] = time.perf_counter() - start
         return taken
 

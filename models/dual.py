@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import Tensor, nn
 
-from models.ensemble import MEMBERS, Ensemble
+from models.ensemble import MEMBERS, MOST_MEMBERS, Ensemble
 from models.heads import Detect
 from models.yolo import Network, Output
 from utils.log import InputError
@@ -58,14 +58,22 @@ def build_network(description: Mapping[str, Any]) -> AnyNetwork:
         InputError: unknown layers or backbones; an ensemble of what finds no boxes.
     """
     if set(description) == {MEMBERS}:
-        members = [build_network(member) for member in description[MEMBERS]]
-        alike = [member for member in members if isinstance(member, Network | Dual) and member.nc]
-        if not members or len(alike) < len(members):
-            raise InputError("ensemble: expected networks that find boxes")
-        return Ensemble(alike)
+        return Ensemble(_members(description[MEMBERS]))
     if set(description) == set(PARTS):
         return Dual(Network(description["detector"]), _trainable(description["classifier"]))
     return _trainable(description)
+
+
+def _members(descriptions: Any) -> list[Network | Dual]:
+    """Checked before one is built: a description may hold itself, or name a part a million times."""
+    if not isinstance(descriptions, list) or not 1 <= len(descriptions) <= MOST_MEMBERS:
+        raise InputError(f"ensemble: expected a list of 1 to {MOST_MEMBERS} networks")
+    if any(not isinstance(one, dict) or set(one) == {MEMBERS} for one in descriptions):
+        raise InputError("ensemble: expected networks, and no ensembles among them")
+    members = [network for network in map(build_network, descriptions) if isinstance(network, Network | Dual)]
+    if len(members) < len(descriptions) or not all(member.nc for member in members):
+        raise InputError("ensemble: expected networks that find boxes")
+    return members
 
 
 def _trainable(description: Mapping[str, Any]) -> Trainable:

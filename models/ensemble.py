@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from models.dual import Dual
 
 MEMBERS = "members"
+MOST_MEMBERS = 32
 
 
 class Ensemble(nn.Module):
@@ -41,10 +42,10 @@ class Ensemble(nn.Module):
         for kind, found in (
             ("number of classes", [member.nc for member in members]),
             ("number of views", [member.nv for member in members if member.nv]),
-            ("strides and number of anchors", grids),
+            ("grid (strides, anchors a cell)", grids),
         ):
             if any(value != found[0] for value in found):
-                raise InputError(f"expected networks of one {kind}, got {', '.join(map(str, found))}")
+                raise InputError(f"ensemble: expected networks of one {kind}, got {', '.join(map(str, found))}")
         self.nc = members[0].nc
         self.nv = max(member.nv for member in members)
         self.max_stride = max(member.max_stride for member in members)
@@ -56,16 +57,26 @@ class Ensemble(nn.Module):
         """
         if self.training:
             raise RuntimeError("an ensemble is put together of trained networks; it is not trained itself")
-        outputs: list[Output] = [member(images) for member in self.members]
-        boxes = mean_boxes([output.boxes for output in outputs if output.boxes is not None])
-        views = [output.view.float().softmax(1) for output in outputs if output.view is not None]
+        boxes: list[Tensor] = []
+        views: list[Tensor] = []
+        for member in self.members:  # one after the other: raw maps are large, and none is kept
+            output: Output = member(images)
+            if output.boxes is not None:
+                boxes.append(output.boxes)
+            if output.view is not None:
+                views.append(output.view.float().softmax(1))
         view = torch.stack(views).mean(0).clamp(min=LEAST_SCORE).log() if views else None
-        return Output([], view, boxes)
+        return Output([], view, mean_boxes(boxes))
 
 
 def mean_boxes(predictions: Sequence[Tensor]) -> Tensor:
     """The mean of several networks' decoded predictions (B, N, 5 + nc) of the same cells, in the same form."""
-    scores = [rows[..., 5:] * rows[..., 4:5] for rows in predictions]
-    weights = [score.amax(-1, keepdim=True).clamp(min=LEAST_SCORE) for score in scores]
-    places = torch.stack([rows[..., :4] * weight for rows, weight in zip(predictions, weights, strict=True)]).sum(0)
-    return with_scores(places / torch.stack(weights).sum(0), torch.stack(scores).mean(0))
+    first, *others = predictions
+    scores = first[..., 5:] * first[..., 4:5]
+    weights = scores.amax(-1, keepdim=True).clamp(min=LEAST_SCORE)
+    places = first[..., :4] * weights
+    for rows in others:
+        score = rows[..., 5:] * rows[..., 4:5]
+        weight = score.amax(-1, keepdim=True).clamp(min=LEAST_SCORE)
+        scores, weights, places = scores + score, weights + weight, places + rows[..., :4] * weight
+    return with_scores(places / weights, scores / len(predictions))

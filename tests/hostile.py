@@ -256,6 +256,11 @@ def _checkpoints_nasty(_: Path) -> dict[str, Named]:
             archive.writestr(f"a/data/{number}", b"")
     endless: list[Any] = []
     endless.append(endless)
+    itself: dict[str, Any] = {}
+    itself["members"] = [itself]
+    doubled: dict[str, Any] = {"members": [NETWORK]}
+    for _level in range(40):
+        doubled = {"members": [doubled] * 2}
     names = {
         "names of a megabyte": {**_checkpoint_content(), "names": ["x" * 1_000_000, "b"]},
         "100,000 names": {**_checkpoint_content(), "names": [str(n) for n in range(100_000)]},
@@ -263,6 +268,9 @@ def _checkpoints_nasty(_: Path) -> dict[str, Named]:
         "a class": {**_checkpoint_content(), "hyp": torch.nn.Linear(1, 1)},
         "a hyp key of a megabyte": {**_checkpoint_content(), "hyp": {"x" * 1_000_000: 1}},
         "endless": {**_checkpoint_content(), "description": {"backbone": endless}},
+        "members of itself": {**_checkpoint_content(), "description": itself},
+        "an ensemble of ensembles": {**_checkpoint_content(), "description": doubled},
+        "a million members": {**_checkpoint_content(), "description": {"members": [NETWORK] * 1_000_000}},
         "huge layers": {**_checkpoint_content(), "description": {**NETWORK, "width_multiple": 900_000.0}},
     }
     return {title: ("a.pt", _saved(content)) for title, content in names.items()} | {

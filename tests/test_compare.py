@@ -8,6 +8,7 @@ import math
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,7 @@ from models.yolo import parameter_count
 from tests.scripts import phantom_yaml, succeed, tiny_cfg
 from utils import checkpoint, trainings
 from utils.config import ROOT
+from utils.ensembles import together
 from utils.flags import parse
 from utils.log import InputError
 from utils.outcomes import Outcomes
@@ -261,6 +263,21 @@ def test_runs_that_exist_are_compared_on_the_data_they_were_trained_with(whole: 
                         checkpoint="best", workers=0)  # fmt: skip
     text = (other / "comparison.md").read_text()
     assert other.name == "side2" and "small.yaml, test:" in text and "best.pt of each run" in text
+
+
+def test_an_ensemble_is_compared_without_losses_and_a_window_of_its_own_is_warned_of(whole: Path) -> None:
+    other = copied(whole, "pooled")
+    path = other / "weights" / "last.pt"
+    read = checkpoint.read(path)
+    first = replace(read, hyp=replace(read.hyp, clip_window=2), path=path.with_name("other.pt"))
+    content = together([first, read]).content
+    checkpoint.save(path, {**content, "hyp": {**content["hyp"], "clip_window": 2}})
+    folder = compare.run(str(whole / "static-seed0"), str(other), project=str(whole.parent), name="pooled-beside",
+                         bootstrap=50, threads=1, workers=0)  # fmt: skip
+    rows = {row["method"]: row for row in rows_of(folder).values() if row["folder"]}
+    assert [bool(row["detection_loss"]) for row in rows.values()] == [True, False]
+    assert all(row["mAP_0.5"] for row in rows.values())
+    assert "clip windows differ, 0 (static-seed0), 2 (pooled)" in (folder / "comparison.md").read_text()
 
 
 def test_runs_of_the_same_name_in_two_projects_are_told_apart_by_their_folders(whole: Path) -> None:

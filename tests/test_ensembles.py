@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,14 @@ from tests.scripts import fail, phantom_yaml, succeed
 from tests.test_checkpoint import content, network
 from utils import checkpoint
 from utils.agreement import sample
-from utils.archive_run import digest, digest_of_all
+from utils.archive_run import digest
+from utils.config import ROOT
 from utils.devices import select_compute
 from utils.ensembles import open_all, together
 from utils.leakage import Fingerprint
 from utils.log import InputError
 from utils.runtimes import open_weights, start
+from utils.starting import read_start
 
 
 def member(path: Path, seed: int = 1, **changes: Any) -> Path:
@@ -87,15 +91,18 @@ def test_detect_takes_several_and_a_report_names_them_all(tmp_path: Path, two: l
     )  # fmt: skip
     weights = json.loads((run / "study.json").read_text())["weights"]
     assert weights["file"] == "best.pt + b.pt"
-    paths = [Path(path) for path in two]
-    assert weights["sha256"] == digest_of_all(paths) not in {digest(path) for path in paths}
-    assert digest_of_all(paths[:1]) == digest(paths[0])
+    own = [digest(Path(path)) for path in two]
+    assert weights["members"] == [{"file": "best.pt", "sha256": own[0]}, {"file": "b.pt", "sha256": own[1]}]
+    assert weights["sha256"] == hashlib.sha256((own[0] + own[1]).encode()).hexdigest()
+    schema = json.loads((ROOT / "docs" / "study-report.schema.json").read_text())["properties"]["weights"]
+    assert set(weights) <= set(schema["properties"])
 
 
-def test_an_ensembles_file_can_be_exported(tmp_path: Path, two: list[str]) -> None:
+def test_an_ensembles_file_can_be_exported(tmp_path: Path, two: list[str], caplog: pytest.LogCaptureFixture) -> None:
     out = tmp_path / "two.pt"
     checkpoint.save(out, together([open_weights(Path(path)) for path in two]).content)
     written = export.run(weights=str(out), include=["torchscript", "onnx"], imgsz=[64], device="cpu")
+    assert len(written) == 2 and "WARNING" not in caplog.text
     images = sample((1, 64, 64))
     compute = select_compute("cpu", False)
     with torch.inference_mode():
@@ -115,8 +122,16 @@ def test_it_knows_what_any_member_has_seen_and_carries_no_members_thresholds(tmp
     assert "operating" in first.content and "operating" not in found.content
     seen = Fingerprint.from_content(found.content["trained_on"], found.path)
     assert seen.patients == ("ab", "cd", "ef") and len(seen.hashes) == 2 + 3
-    unknown = open_weights(member(tmp_path / "c.pt"))
-    assert "trained_on" not in together([first, unknown]).content
+    assert "untold" not in found.content
+
+
+def test_what_a_member_has_seen_is_told_although_another_does_not_say(tmp_path: Path, two: list[str]) -> None:
+    found = open_all([Path(path) for path in two])
+    assert found.content["trained_on"]["patients"] == ["ab", "cd"]
+    warnings = validated(two, tmp_path)["warnings"]
+    assert "b.pt does not say what it was trained on" in warnings
+    silent = [open_weights(member(tmp_path / name)) for name in ("c.pt", "d.pt")]
+    assert "trained_on" not in together(silent).content
 
 
 def test_members_of_other_sizes_and_windows_give_way_to_the_first_and_that_is_said(
@@ -126,8 +141,8 @@ def test_members_of_other_sizes_and_windows_give_way_to_the_first_and_that_is_sa
     hyp = {**larger["hyp"], "clip_window": 3}
     found = together([open_weights(saved("joint")), open_weights(member(tmp_path / "b.pt", image_size=96, hyp=hyp))])
     assert found.image_size == 64 and found.hyp.clip_window == 0
-    assert "image size of the networks: 64, 96; the first counts, or --imgsz" in caplog.text
-    assert "clip_window of the networks: 0, 3; the first counts, or --clip-window" in caplog.text
+    assert "image size of the networks: 64, 96; the first counts unless --imgsz says another" in caplog.text
+    assert "clip_window of the networks: 0, 3; the first counts unless --clip-window says another" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -136,7 +151,7 @@ def test_members_of_other_sizes_and_windows_give_way_to_the_first_and_that_is_sa
         ({"names": ["a", "b", "c", "d"]}, "names: expected ['AR', 'MR', 'PR', 'TR'], as "),
         ({"view_names": ["A4C", "PLAX", "PSAX"]}, "view_names: expected ['PLAX', 'PSAX', 'A4C'], as "),
         ({"rect": True}, "rect: expected False, as "),
-        ({"permuted_labels": 1}, "permuted_labels: expected None, as "),
+        ({"permuted_labels": 1}, "permuted_labels: expected [None], as "),
     ],
 )
 def test_networks_that_want_other_frames_or_name_other_classes_are_refused(
@@ -145,6 +160,38 @@ def test_networks_that_want_other_frames_or_name_other_classes_are_refused(
     other = member(tmp_path / "b.pt", **changes)
     with pytest.raises(InputError, match=re.escape(f"{other}: {message}")):
         open_all([saved("joint"), other])
+
+
+@pytest.mark.parametrize("balance", ["single_det", "single_view"])
+def test_a_network_with_an_untrained_head_is_refused(tmp_path: Path, balance: str) -> None:
+    other = member(tmp_path / "b.pt", hyp={**content(network())["hyp"], "balance": balance})
+    with pytest.raises(InputError, match=rf"b\.pt: expected a network with trained heads, got .*{balance}"):
+        open_all([saved("joint"), other])
+
+
+def test_detectors_pairs_and_joint_networks_go_together_and_yolov5s_own_with_those_padded_alike(golden: Path) -> None:
+    found = open_all([saved("detector"), saved("dual"), saved("joint")])
+    assert found.view_names == ("PLAX", "PSAX", "A4C")
+    stock = open_weights(golden / "yolov5_tiny.pt")
+    with pytest.raises(InputError, match=r"yolov5_tiny\.pt: (names|rect): expected"):
+        together([open_weights(saved("joint")), stock])
+    assert isinstance(together([stock, replace(stock, path=Path("b.pt"))]).build(), Ensemble)
+
+
+def test_the_same_file_twice_and_too_many_are_refused(tmp_path: Path) -> None:
+    first = saved("joint")
+    with pytest.raises(InputError, match=r"each once, got .*best\.pt twice"):
+        open_all([first, first.parent / ".." / first.parent.name / first.name])
+    found = open_weights(first)
+    with pytest.raises(InputError, match="at most 32 networks, each once, got 33 networks"):
+        together([replace(found, path=tmp_path / f"{number}.pt") for number in range(33)])
+
+
+def test_no_training_starts_from_an_ensemble(tmp_path: Path, two: list[str]) -> None:
+    out = tmp_path / "two.pt"
+    checkpoint.save(out, together([open_weights(Path(path)) for path in two]).content)
+    with pytest.raises(InputError, match=r"two\.pt: expected the checkpoint of one training, got an ensemble"):
+        read_start(out)
 
 
 def test_other_filters_are_refused(tmp_path: Path) -> None:
@@ -179,7 +226,20 @@ def test_where_one_is_expected_the_way_to_make_one_is_said(two: list[str]) -> No
 def test_a_damaged_ensemble_is_refused_in_one_line(tmp_path: Path, two: list[str]) -> None:
     whole = together([open_weights(Path(path)) for path in two]).content
     out = tmp_path / "two.pt"
-    damaged: tuple[Any, ...] = ([], 3, [{}], [[], None])
+    endless: dict[str, Any] = {}
+    endless["members"] = [endless]
+    doubled: dict[str, Any] = {"members": [{}]}
+    for _ in range(40):
+        doubled = {"members": [doubled] * 2}
+    damaged: tuple[Any, ...] = (
+        [],
+        3,
+        [{}],
+        [[], None],
+        [endless],
+        [doubled],
+        [whole["description"]["members"][0]] * 33,
+    )
     for members in damaged:
         checkpoint.save(out, {**whole, "description": {"members": members}})
         with pytest.raises(InputError, match=r"two\.pt: "):

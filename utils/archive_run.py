@@ -22,7 +22,7 @@ from utils.ledger import Ledger, absolute, forget
 from utils.log import LOGGER, InputError, Interrupted
 from utils.outputs import CSV_HEADER
 from utils.processes import ALONE, Processes
-from utils.reporting import WRITTEN, Report
+from utils.reporting import WRITTEN, Report, digest_of_all
 from utils.sources import Source
 from utils.writer import asks_pictures, asks_report
 
@@ -38,7 +38,7 @@ PIECE = 1 << 20
 def settings_of(options: argparse.Namespace, detection: Detection, weights: Sequence[Path]) -> dict[str, Any]:
     """What the results depend on, as plain data, by the names of the flags."""
     return {
-        "--weights": f"sha256 {digest_of_all(weights)}",
+        "--weights": f"sha256 {digest_of_all([digest(path) for path in weights])}",
         "--source": str(absolute(Path(options.source))),
         "--imgsz": detection.predictor.image_size,
         **{f"--{name.replace('_', '-')}": getattr(options, name) for name in MATTER},
@@ -48,12 +48,6 @@ def settings_of(options: argparse.Namespace, detection: Detection, weights: Sequ
         # not of runs without one, so that those begun before there were windows can go on
         **({"--clip-window": window} if (window := detection.predictor.clip_window) else {}),
     }
-
-
-def digest_of_all(paths: Sequence[Path]) -> str:
-    """The :func:`digest` of a file; of several, SHA-256 of theirs, one after the other."""
-    found = [digest(path) for path in paths]
-    return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
 
 
 def digest(path: Path) -> str:
@@ -73,7 +67,7 @@ def _write_report(ledger: Ledger, detection: Detection, weights: Sequence[Path])
     """The report on a run whose files are finished, written; None where none is asked for."""
     if not asks_report(detection.options):
         return None
-    report = Report(ledger, detection, (" + ".join(path.name for path in weights), digest_of_all(weights)))
+    report = Report(ledger, detection, [(path.name, digest(path)) for path in weights])
     report.write()
     return report
 

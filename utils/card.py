@@ -26,7 +26,7 @@ FORMAT = 1
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 FROM_TRAINING = (
     *("names", "view_names", "image_size", "rect", "hyp", "epoch", "epochs", "operating", "permuted_labels"),
-    *("trained_on", "figures", "date", "git"),
+    *("trained_on", "untold", "figures", "date", "git"),
 )
 NMS_KEYS = {"conf_thres", "iou_thres", "max_det", "agnostic"}
 

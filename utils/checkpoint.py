@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from models.dual import PARTS, AnyNetwork, build_network, part_of
+from models.ensemble import MEMBERS
 from models.yolo import LAYERS, unmatched
 from utils.archive import read_archive
 from utils.config import Hyperparameters, hyperparameters_from, name_fault, shown
@@ -48,7 +49,7 @@ class Trained:
     """What is known of a trained network, in whatever kind of file it is.
 
     Attributes:
-        path: where it was read.
+        path: where it was read; of several, the first.
         content: all that the file says; of a checkpoint, with its tensors.
         names: box classes.
         view_names: views; empty for a detector alone.
@@ -96,13 +97,18 @@ class Checkpoint(Trained):
         """Whether it holds two networks, a detector and a classifier."""
         return set(self.content["description"]) == set(PARTS)
 
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether it holds several networks whose words are averaged."""
+        return set(self.content["description"]) == {MEMBERS}
+
     def build(self) -> AnyNetwork:
         """The network with the averaged weights, in training mode."""
         try:
             with torch.device("meta"):  # shapes without numbers: a description may ask for any size
                 network = build_network(self.content["description"])
         except InputError as error:
-            raise InputError(f"{self.path}: {error}") from error
+            raise InputError(f"{self.title}: {error}") from error
         except (TypeError, AttributeError, LookupError, ValueError, OverflowError) as error:
             raise InputError(f"{self.path}: description: expected a network's, got one that makes no sense") from error
         own, state = network.state_dict(), self.content["ema"]
@@ -342,6 +348,7 @@ _OPTIONAL: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "figures": (_are_figures, "figures by name"),
     "operating": (_are_figures, "a confidence and a temperature by name"),  # more of it in utils.operating
     "trained_on": (_is_fingerprint, "a fingerprint with hash, patients and hashes"),
+    "untold": (_are_words, "a list of names"),  # members of an ensemble that do not say what they were trained on
     "permuted_labels": (_is_count, "a seed"),
     "options": (_are_by_name, "options by name"),
     "epochs": (_are_epochs, "a number of epochs, or one for each part"),

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from models.ensemble import MEMBERS
+from models.ensemble import MEMBERS, MOST_MEMBERS
 from utils import checkpoint
 from utils.checkpoint import Checkpoint, Trained, check_boxes, checkpoints
-from utils.flags import Flag, parse
+from utils.flags import DOWNLOAD, Flag, parse
 from utils.leakage import Fingerprint
 from utils.log import LOGGER, InputError, run_script
 from utils.preprocess import Preprocessor
@@ -22,17 +22,19 @@ from utils.runtimes import open_weights
 
 FLAGS = (
     Flag("weights", "", "checkpoints of trainings on the same classes", nargs="+"),
+    DOWNLOAD,
     Flag("out", "ensemble.pt", "file to write; an existing one is not overwritten"),
     Flag("traceback", False, "show where an error arose"),
 )
-# What members have in common, as one frame is prepared for all of them.
+# What members have in common, as one frame is prepared for all of them; a detector alone names no views.
 ALIKE: tuple[tuple[str, Callable[[Trained], Any]], ...] = (
     ("names", lambda found: found.names),
-    ("view_names", lambda found: found.view_names),
+    ("view_names", lambda found: found.view_names or None),
     ("rect", lambda found: found.rect),
     ("filters", lambda found: Preprocessor.of(found.hyp)),
-    ("permuted_labels", lambda found: found.content.get("permuted_labels")),
+    ("permuted_labels", lambda found: (found.content.get("permuted_labels"),)),
 )
+ONE_HEAD = ("single_det", "single_view")  # controls, which leave the other head as it was drawn
 OF_THE_FIRST: tuple[tuple[str, str, Callable[[Trained], Any]], ...] = (
     ("image size", "--imgsz", lambda found: found.image_size),
     ("clip_window", "--clip-window", lambda found: found.hyp.clip_window),
@@ -48,18 +50,22 @@ def open_all(paths: Sequence[Path], download: bool = False) -> Trained:
 def together(found: Sequence[Trained]) -> Checkpoint:
     """The checkpoint of an ensemble; see :class:`models.ensemble.Ensemble`.
 
-    It knows all frames and patients that any member was trained on. It has no operating confidence and no temperature:
-    those of its members are not its own.
+    It knows all frames and patients that any member was trained on, and which members do not say. It has no operating
+    confidence and no temperature: those of its members are not its own.
 
     Raises:
-        InputError: an export, a classifier alone, an ensemble; networks that want different frames, or name different
-            classes.
+        InputError: an export, a classifier alone, an ensemble, an untrained head; networks that want different frames,
+            or name different classes; the same file twice.
     """
     members = [_member(one) for one in found]
     first = members[0]
+    paths = [one.path.resolve() for one in members]
+    twice = [path for path in paths if paths.count(path) > 1]
+    if twice or len(members) > MOST_MEMBERS:
+        got = f"{twice[0]} twice" if twice else f"{len(members)} networks"
+        raise InputError(f"--weights: expected at most {MOST_MEMBERS} networks, each once, got {got}")
     for kind, of in ALIKE:
-        # views may be missing: a detector alone has none to say
-        known = [one for one in members if kind != "view_names" or one.view_names]
+        known = [one for one in members if of(one) is not None]
         for other in known[1:]:
             if of(other) != of(known[0]):
                 raise InputError(
@@ -69,7 +75,7 @@ def together(found: Sequence[Trained]) -> Checkpoint:
     for kind, flag, of in OF_THE_FIRST:
         if len({of(one) for one in members}) > 1:
             listed = ", ".join(str(of(one)) for one in members)
-            LOGGER.warning("%s of the networks: %s; the first counts, or %s", kind, listed, flag)
+            LOGGER.warning("%s of the networks: %s; the first counts unless %s says another", kind, listed, flag)
     view_names = next((one.view_names for one in members if one.view_names), ())
     content: dict[str, Any] = {
         **{key: first.content[key] for key in ("hyp", "permuted_labels") if key in first.content},
@@ -83,8 +89,7 @@ def together(found: Sequence[Trained]) -> Checkpoint:
             for index, one in enumerate(members) for name, tensor in one.content["ema"].items()
         },
     }  # fmt: skip
-    if (seen := _seen(members)) is not None:
-        content["trained_on"] = seen.content()
+    content |= _seen(members)
     return Checkpoint(
         path=first.path, content=content, names=first.names, view_names=view_names, image_size=first.image_size,
         rect=first.rect, hyp=first.hyp, members=tuple(one.path for one in members),
@@ -93,22 +98,25 @@ def together(found: Sequence[Trained]) -> Checkpoint:
 
 def _member(found: Trained) -> Checkpoint:
     check_boxes(found)
-    if not isinstance(found, Checkpoint) or MEMBERS in found.content["description"]:
+    if not isinstance(found, Checkpoint) or found.is_ensemble:
         got = "an ensemble" if isinstance(found, Checkpoint) else "an export"
         raise InputError(f"{found.path}: beside other weights: expected the checkpoint of one training, got {got}")
+    if found.hyp.balance in ONE_HEAD:
+        raise InputError(
+            f"{found.path}: expected a network with trained heads, got one of balance: {found.hyp.balance}"
+        )
     return found
 
 
-def _seen(members: Sequence[Checkpoint]) -> Fingerprint | None:
-    """Of all frames that members were trained on; None where one does not say."""
+def _seen(members: Sequence[Checkpoint]) -> dict[str, Any]:
+    """The fingerprint of all frames that members say they were trained on, and the files of those that do not say."""
     seen: Fingerprint | None = None
     for one in members:
-        content = one.content.get("trained_on")
-        if content is None:
-            return None
-        own = Fingerprint.from_content(content, one.path)
-        seen = own if seen is None else seen.joined(own)
-    return seen
+        if (content := one.content.get("trained_on")) is not None:
+            own = Fingerprint.from_content(content, one.path)
+            seen = own if seen is None else seen.joined(own)
+    untold = [one.path.name for one in members if one.content.get("trained_on") is None]
+    return {} if seen is None else {"trained_on": seen.content(), **({"untold": untold} if untold else {})}
 
 
 def _shown(value: Any) -> str:
@@ -123,7 +131,7 @@ def main(options: argparse.Namespace) -> Path:
     out = Path(options.out).expanduser()
     if out.suffix != ".pt" or out.exists():
         raise InputError(f"--out {out}: expected a new file that ends in .pt, got {_why_not(out)}")
-    found = together([open_weights(path) for path in paths])
+    found = together([open_weights(path, options.download) for path in paths])
     found.build()  # what does not go together is found now, not in use
     checkpoint.save(out, found.content)
     print(f"{out}: {len(paths)} networks, {out.stat().st_size / 1e6:.1f} MB")

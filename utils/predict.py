@@ -335,7 +335,7 @@ def load(
     point = OperatingPoint.from_content(found.content.get("operating"), found.path)
     temperature = point.temperature if point is not None else None
     if calibrate and temperature is None:
-        raise InputError(f"{found.path}: --calibrate: expected a temperature fitted on validation, got none")
+        raise InputError(f"{found.title}: --calibrate: expected a temperature fitted on validation, got none")
     check_precision(found, amp)
     compute = select_compute(device, amp, threads)
     network = start(found, compute)

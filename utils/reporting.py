@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import hashlib
 from bisect import bisect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -103,6 +104,11 @@ class ClipFiles:
         raise KeyError(number)
 
 
+def digest_of_all(digests: Sequence[str]) -> str:
+    """The SHA-256 of one network's file as it is; of several, that of theirs, in hexadecimal, one after the other."""
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
 @dataclass
 class Report:
     """The report on a run's finished files.
@@ -110,12 +116,12 @@ class Report:
     Args:
         ledger: of the run, complete.
         detection: that found it all.
-        weights: the file's name, and its SHA-256; of several, joined.
+        weights: the files' names, and the SHA-256 of each in hexadecimal; several are one network.
     """
 
     ledger: Ledger
     detection: Detection
-    weights: tuple[str, str]
+    weights: Sequence[tuple[str, str]]
 
     def write(self) -> None:
         """Write what the options ask for: study.json and findings.csv in any case."""
@@ -192,10 +198,14 @@ class Report:
                     "; ".join(clip.notes) or None,
                 )
             )  # fmt: skip
-        name, digest = self.weights
+        names, digests = zip(*self.weights, strict=True)
+        members = [{"file": name, "sha256": digest} for name, digest in self.weights]
         facts = {
             "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            "weights": {"file": name, "sha256": digest},
+            "weights": {
+                "file": " + ".join(names), "sha256": digest_of_all(digests),
+                **({"members": members} if len(members) > 1 else {}),
+            },
             "settings": {
                 "imgsz": detection.predictor.image_size, "clip_window": detection.predictor.clip_window,
                 **{name: getattr(options, name) for name in SETTINGS},

@@ -30,9 +30,12 @@ def read_start(path: Path, download: bool = False) -> Start:
     """
     path = locate(path, download)
     try:
-        return checkpoint.read(path)
+        found = checkpoint.read(path)
     except NotOursError as error:
         return legacy.interpreted(path, error.content)
+    if found.is_ensemble:
+        raise InputError(f"{path}: expected the checkpoint of one training, got an ensemble; start from a member of it")
+    return found
 
 
 def start_from(network: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:

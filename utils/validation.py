@@ -117,11 +117,11 @@ def validate(
     warnings += suppressed_before(inside, limits)
     point, source = OperatingPoint.from_content(found.content.get("operating"), found.path), "validation in training"
     if point is None and split != "val":
-        LOGGER.info("%s: its training stored no operating confidence: it is found on val first", found.path)
+        LOGGER.info("%s: no operating confidence is stored: it is found on val first", found.title)
         val_set = opened("val")
         point, source = OperatingPoint.of(evaluated(val_set, None), val_set), "val of this dataset"
     if options.calibrate and point is not None and point.temperature is None:
-        raise InputError(f"{found.path}: --calibrate: expected a temperature fitted on validation, got none")
+        raise InputError(f"{found.title}: --calibrate: expected a temperature fitted on validation, got none")
     evaluation = evaluated(dataset, None if point is None else point.confidence)
     if point is None:
         point, source = OperatingPoint.of(evaluation, dataset), "this part, which flatters"
@@ -176,7 +176,8 @@ def trained_on(
     """The fingerprint that a checkpoint carries, or else that of the dataset's train part, with a warning."""
     content = found.content.get("trained_on")
     if content is not None:
-        return Fingerprint.from_content(content, found.path), []
+        silent = [f"{name} does not say what it was trained on" for name in found.content.get("untold") or ()]
+        return Fingerprint.from_content(content, found.path), silent
     try:
         train_set = open_split(found, dataset.config, "train", dataset.size, 1, options)
     except InputError as error:
