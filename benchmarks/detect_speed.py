@@ -26,10 +26,11 @@ import export
 from benchmarks.measure import JSON, Row, answer, in_turns, phantom_yaml, ratio, report
 from utils.checkpoint import one_checkpoint
 from utils.config import find_file, load_dataset_config
-from utils.dataset import list_images, prepare
+from utils.dataset import prepare
 from utils.files import write_text
 from utils.flags import IMGSZ, Flag, parse
 from utils.log import InputError, progress, run_script
+from utils.split_files import list_images
 
 PRECISIONS = {"fp32": [], "fp16": ["half"], "bf16": ["bf16"]}
 FLAGS = (

@@ -33,7 +33,7 @@ from benchmarks.recipe_table import FIGURES, compared, print_table
 from benchmarks.rows import append_row, figure_at, find_row, read_rows
 from utils import checkpoint
 from utils.config import find_file, from_root, load_dataset_config
-from utils.dataset import list_images, prepare
+from utils.dataset import prepare
 from utils.devices import select_compute
 from utils.files import write_text
 from utils.flags import BOOTSTRAP, COMMON, IMGSZ, THREADS, Flag, check_range, parse
@@ -41,6 +41,7 @@ from utils.labels import label_path
 from utils.log import LOGGER, InputError, Interrupted, run_script
 from utils.report import read_metrics
 from utils.resume import ended, read_or_predecessor
+from utils.split_files import list_images
 from utils.splits import divide, pool, write
 
 KEYS = ("candidate", "settings", "fold", "seed")

@@ -17,7 +17,6 @@ from tests.hostile_parts import CHANGES, LONGEST_LINE, MOST_FRAMES, NC, NUMBERS,
 from tests.phantoms import label_text
 from utils.balance_log import BalanceSummary, read_balance
 from utils.config import load_dataset_config
-from utils.dataset import list_images
 from utils.images import read_image
 from utils.labels import read_label
 from utils.log import InputError, one_line
@@ -25,6 +24,7 @@ from utils.loggers import COLUMNS, format_results, read_results
 from utils.monitor import block, read_rows, read_steps
 from utils.plots import results_figure
 from utils.sources import open_source
+from utils.split_files import list_images
 
 
 def label_seeds(_: Path) -> list[Named]:

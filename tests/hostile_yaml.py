@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from models.yolo import Network
 from tests.hostile_parts import CHANGES, Kind, Named, replaced
 from utils.config import ROOT, load_dataset_config, load_yaml, name_fault
-from utils.dataset import list_images
 from utils.groups import clips, patients
 from utils.log import InputError
+from utils.split_files import list_images
 
 YAML_PIECES = (
     b"&a",

@@ -13,10 +13,11 @@ import train
 from tests.phantoms import make_dataset, write_frame, write_yaml
 from tests.scripts import phantom_yaml, tiny_cfg
 from utils.config import load_dataset_config
-from utils.dataset import EchoDataset, list_images, prepare
+from utils.dataset import EchoDataset, prepare
 from utils.groups import patients
 from utils.log import InputError
 from utils.permutation import shuffled_labels
+from utils.split_files import list_images
 
 
 @pytest.mark.parametrize("seed", range(4))

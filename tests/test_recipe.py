@@ -21,11 +21,11 @@ from tests.scripts import phantom_yaml, tiny_cfg
 from utils import outcomes
 from utils.config import ROOT, load_dataset_config
 from utils.crossval import with_confidence_of_the_others
-from utils.dataset import list_images
 from utils.flags import parse
 from utils.intervals import drawn_figures, interval
 from utils.log import InputError, Interrupted
 from utils.outcomes import Outcomes
+from utils.split_files import list_images
 from utils.trainer import Training
 
 TABLE = ROOT / "benchmarks" / "recipe.yaml"

@@ -16,9 +16,10 @@ import pytest
 from tests.phantoms import NAMES, VIEW_NAMES, make_dataset, write_frame, write_yaml
 from tests.scripts import phantom_yaml, succeed
 from utils.config import load_dataset_config
-from utils.dataset import EchoDataset, list_images, prepare
+from utils.dataset import EchoDataset, prepare
 from utils.labels import label_path
 from utils.log import InputError
+from utils.split_files import list_images
 from utils.splits import Division, Pool, pool, rare_classes, read_folds, run
 
 

@@ -19,7 +19,6 @@ import numpy as np
 from utils import checkpoint, outcomes
 from utils.assessment import Assessment, assess
 from utils.config import from_root, load_dataset_config
-from utils.dataset import list_images
 from utils.diagrams import Folds, plot_folds
 from utils.files import write_json, write_text
 from utils.launch import MARK, run_folder
@@ -30,6 +29,7 @@ from utils.outputs import csv_text
 from utils.processes import ALONE, Processes
 from utils.report import interval_of, metrics, read_metrics, write_figures
 from utils.resume import ended, read_or_predecessor
+from utils.split_files import list_images
 from utils.splits import read_folds
 from utils.table import table
 

@@ -20,11 +20,11 @@ import torch
 
 from utils.boxes import pair_iou
 from utils.config import DatasetConfig
-from utils.dataset import list_images
 from utils.groups import clips, patients, unmatched
 from utils.images import IMAGE_SUFFIXES, read_bytes, read_image
 from utils.labels import UNLABELLED, Label, label_path, pixel_corners, read_label
 from utils.log import InputError, progress
+from utils.split_files import list_images
 
 T = TypeVar("T")
 TINY_PIXELS = 8  # of the frame's own; YOLOv5's finest stride, so that a smaller box fills no cell of any map

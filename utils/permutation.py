@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from utils.config import DatasetConfig
-from utils.dataset import list_images
 from utils.groups import clips, patients
 from utils.log import InputError
+from utils.split_files import list_images
 
 
 def shuffled_labels(config: DatasetConfig, seed: int) -> Mapping[Path, Path]:

@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from utils import extras
 from utils.checkpoint import Trained
 from utils.config import find_file, load_dataset_config
-from utils.dataset import list_images, prepare
+from utils.dataset import prepare
 from utils.images import read_image
 from utils.letterbox import PADDING, Image, letterbox
 from utils.log import LOGGER, progress
 from utils.preprocess import Preprocessor
 from utils.sources import open_source
+from utils.split_files import list_images
 
 MAX_FRAMES = 256  # of calibration; ranges are settled long before
 FEW_FRAMES = 32

@@ -22,12 +22,13 @@ import numpy as np
 import yaml
 
 from utils.config import DatasetConfig, find_file, from_root, load_dataset_config
-from utils.dataset import list_images, prepare
+from utils.dataset import prepare
 from utils.files import write_text
 from utils.flags import COMMON, Flag, check_range, from_keywords, parse
 from utils.groups import patients, warn_of_unmatched
 from utils.labels import label_path, read_label
 from utils.log import LOGGER, InputError, progress, run_script
+from utils.split_files import list_images
 from utils.stratify import Indices, distance, folds, holdout, numbered
 
 FLAGS = (

@@ -32,10 +32,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.scripts import phantom_yaml, tiny_cfg
 from utils.config import ROOT, load_dataset_config
-from utils.dataset import list_images, prepare
+from utils.dataset import prepare
 from utils.files import write_text
 from utils.flags import Flag, check_range, parse
 from utils.log import InputError, run_script
+from utils.split_files import list_images
 
 PIECE = 20  # steps
 PAUSE = 0.02  # seconds between two looks
