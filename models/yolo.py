@@ -1,37 +1,27 @@
 """Network description (YOLOv5's yaml grammar, as a dict) -> network.
 
-A row is ``[from, number, module, args]``: the layers it reads (-1 is the one before), how often it repeats (scaled by
-``depth_multiple``), a name from :data:`LAYERS`, and its arguments (output channels scaled by ``width_multiple``). Names
-are looked up in the table; nothing is evaluated.
+The names of a description's rows (:mod:`models.description`) are looked up in :data:`LAYERS`; nothing is evaluated.
 """
 
 from __future__ import annotations
 
 import copy
-import math
-import reprlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from models.attention import C3CBAM, CBAM, GATES
+from models.attention import C3CBAM, CBAM
 from models.common import C3, SPPF, Bottleneck, Concat, Conv
+from models.description import Description, Row, is_number, shown
 from models.heads import Detect, ViewHead
 from utils.log import InputError, printable
 
-KEYS = {
-    "nc", "nv", "depth_multiple", "width_multiple", "anchors", "backbone", "head", "cbam_gate", "view_dropout",
-}  # fmt: skip
 VIEW_HIDDEN = 512  # channels of the view head's convolution, before scaling, as in the joint networks' yamls
-LARGEST_NUMBER = 1e6  # that a description may hold
 MOST_ANCHORS = 100  # a level
 MOST_PARAMETERS = 2**30  # of a network: 4 GB in single precision; YOLOv5x6 has 140 million
-MOST_BLOCKS = 1000  # of a network, repetitions counted; YOLOv5x6 has about 80
 UPSAMPLING = ("nearest", "bilinear", "bicubic", "nearest-exact")
-REQUIRED_KEYS = ("nc", "depth_multiple", "width_multiple", "anchors", "backbone", "head")
 
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
@@ -65,92 +55,42 @@ class Shape(NamedTuple):
     stride: float
 
 
-@dataclass(frozen=True)
-class Row:
-    """One parsed row: its index, the absolute indices it reads (-1 is the image), and the row's own words."""
-
-    index: int
-    sources: tuple[int, ...]
-    number: int
-    name: str
-    arguments: tuple[Any, ...]
-
-
 Built = tuple[nn.Module, Shape]
-Builder = Callable[["_Description", Row, list[Shape]], Built]
+Builder = Callable[[Description, Row, list[Shape]], Built]
 
 
-class _Description:
-    """A checked copy of the yaml mapping, and the two scalings it asks for."""
-
-    def __init__(self, mapping: Mapping[str, Any]) -> None:
-        unknown, missing = sorted(map(str, set(mapping) - KEYS)), [key for key in REQUIRED_KEYS if key not in mapping]
-        if unknown or missing:
-            raise InputError(
-                f"network description: unknown keys {_shown(unknown)}, missing keys {missing}; known are {sorted(KEYS)}"
-            )
-        self.nc = _positive_integer(mapping, "nc")
-        self.nv = _positive_integer(mapping, "nv") if "nv" in mapping else 3
-        self.depth_multiple = _positive_number(mapping, "depth_multiple")
-        self.width_multiple = _positive_number(mapping, "width_multiple")
-        self.cbam_gate = mapping.get("cbam_gate", "identity")
-        if self.cbam_gate not in GATES:
-            raise InputError(f"network description: cbam_gate: expected one of {GATES}, got {_shown(self.cbam_gate)}")
-        self.view_dropout = mapping.get("view_dropout", 0.0)
-        if not _is_number(self.view_dropout) or not 0 <= self.view_dropout <= 1:
-            raise InputError(f"network description: view_dropout: expected 0 to 1, got {_shown(self.view_dropout)}")
-        self.anchors = mapping["anchors"]
-        self.rows = _parse_rows(mapping)
-        blocks = sum(self.depth(row.number) for row in self.rows)
-        if blocks > MOST_BLOCKS:
-            raise InputError(f"network description: expected at most {MOST_BLOCKS:,} blocks, got {blocks:,}")
-
-    def width(self, channels: Any) -> int:
-        """Channels after scaling, rounded up to a multiple of 8."""
-        return math.ceil(channels * self.width_multiple / 8) * 8
-
-    def depth(self, number: int) -> int:
-        """Repetitions after scaling; at least one."""
-        return max(round(number * self.depth_multiple), 1) if number > 1 else number
-
-    def value(self, argument: Any) -> Any:
-        """The words ``nc nv anchors None`` of an argument list as what they stand for."""
-        words = {"nc": self.nc, "nv": self.nv, "anchors": self.anchors, "None": None}
-        return words.get(argument, argument) if isinstance(argument, str) else argument
-
-
-def _conv(d: _Description, row: Row, inputs: list[Shape]) -> Built:
+def _conv(d: Description, row: Row, inputs: list[Shape]) -> Built:
     out, *rest = row.arguments
     module = _repeated(d, row, lambda c: Conv(c, d.width(out), *rest), inputs[0].channels, d.width(out))
     stride = inputs[0].stride * (rest[1] if len(rest) > 1 else 1) ** d.depth(row.number)
     return module, Shape(d.width(out), stride)
 
 
-def _bottleneck(d: _Description, row: Row, inputs: list[Shape]) -> Built:
+def _bottleneck(d: Description, row: Row, inputs: list[Shape]) -> Built:
     out, *rest = row.arguments
     module = _repeated(d, row, lambda c: Bottleneck(c, d.width(out), *rest), inputs[0].channels, d.width(out))
     return module, Shape(d.width(out), inputs[0].stride)
 
 
-def _sppf(d: _Description, row: Row, inputs: list[Shape]) -> Built:
+def _sppf(d: Description, row: Row, inputs: list[Shape]) -> Built:
     out, *rest = row.arguments
     module = _repeated(d, row, lambda c: SPPF(c, d.width(out), *rest), inputs[0].channels, d.width(out))
     return module, Shape(d.width(out), inputs[0].stride)
 
 
-def _c3(d: _Description, row: Row, inputs: list[Shape]) -> Built:
+def _c3(d: Description, row: Row, inputs: list[Shape]) -> Built:
     out, *rest = row.arguments
     return C3(inputs[0].channels, d.width(out), d.depth(row.number), *rest), Shape(d.width(out), inputs[0].stride)
 
 
-def _c3cbam(d: _Description, row: Row, inputs: list[Shape]) -> Built:
+def _c3cbam(d: Description, row: Row, inputs: list[Shape]) -> Built:
     out, *rest = row.arguments
     shortcut = rest[0] if rest else True
     module = C3CBAM(inputs[0].channels, d.width(out), d.depth(row.number), shortcut, d.cbam_gate)
     return module, Shape(d.width(out), inputs[0].stride)
 
 
-def _cbam(d: _Description, row: Row, inputs: list[Shape]) -> Built:
+def _cbam(d: Description, row: Row, inputs: list[Shape]) -> Built:
     channels = inputs[0].channels
     arguments = [*row.arguments, *(None, 7, 16)[len(row.arguments) :]]
     stated, kernel, reduction = arguments
@@ -160,36 +100,36 @@ def _cbam(d: _Description, row: Row, inputs: list[Shape]) -> Built:
     return CBAM(channels, kernel, reduction, d.cbam_gate), inputs[0]
 
 
-def _upsample(d: _Description, row: Row, inputs: list[Shape]) -> Built:
+def _upsample(d: Description, row: Row, inputs: list[Shape]) -> Built:
     size, scale, mode = row.arguments
     if mode not in UPSAMPLING:
-        raise ValueError(f"mode: expected one of {', '.join(UPSAMPLING)}, got {_shown(mode)}")
+        raise ValueError(f"mode: expected one of {', '.join(UPSAMPLING)}, got {shown(mode)}")
     return nn.Upsample(size, scale, mode), Shape(inputs[0].channels, inputs[0].stride / scale)
 
 
-def _concat(d: _Description, row: Row, inputs: list[Shape]) -> Built:
+def _concat(d: Description, row: Row, inputs: list[Shape]) -> Built:
     if len({shape.stride for shape in inputs}) != 1:
         raise ValueError(f"its inputs have different strides: {[shape.stride for shape in inputs]}")
     if row.arguments != (1,):
-        raise ValueError(f"expected [1], the channels' dimension, got {_shown(list(row.arguments))}")
+        raise ValueError(f"expected [1], the channels' dimension, got {shown(list(row.arguments))}")
     return Concat(1), Shape(sum(shape.channels for shape in inputs), inputs[0].stride)
 
 
-def _detect(d: _Description, row: Row, inputs: list[Shape]) -> Built:
+def _detect(d: Description, row: Row, inputs: list[Shape]) -> Built:
     nc, anchors = row.arguments
     if (
         isinstance(anchors, int) and not isinstance(anchors, bool) and 0 < anchors <= MOST_ANCHORS
     ):  # so many anchors a level, to be found from the data (autoanchor)
         anchors = [[step * shape.stride for step in range(2, 2 + anchors) for _ in "wh"] for shape in inputs]
     if not isinstance(anchors, list) or len({len(level) for level in anchors}) != 1 or len(anchors) != len(inputs):
-        raise ValueError(f"anchors: expected {len(inputs)} lists of the same even length, got {_shown(anchors)}")
-    if not all(_is_number(side) and side > 0 for level in anchors for side in level) or len(anchors[0]) % 2:
-        raise ValueError(f"anchors: expected widths and heights in pixels, got {_shown(anchors)}")
+        raise ValueError(f"anchors: expected {len(inputs)} lists of the same even length, got {shown(anchors)}")
+    if not all(is_number(side) and side > 0 for level in anchors for side in level) or len(anchors[0]) % 2:
+        raise ValueError(f"anchors: expected widths and heights in pixels, got {shown(anchors)}")
     strides = [int(shape.stride) for shape in inputs]
     return Detect(nc, anchors, [shape.channels for shape in inputs], strides), Shape(0, 0)
 
 
-def _view_head(d: _Description, row: Row, inputs: list[Shape]) -> Built:
+def _view_head(d: Description, row: Row, inputs: list[Shape]) -> Built:
     views, hidden = row.arguments
     if len(inputs) != 1:
         raise ValueError(f"expected one layer to read, got {len(inputs)}")
@@ -235,10 +175,10 @@ class Network(nn.Module):
         super().__init__()
         given = {"nc": nc, "nv": nv, "view_dropout": view_dropout}
         mapping = {**copy.deepcopy(dict(description)), **{k: v for k, v in given.items() if v is not None}}
-        checked = _Description(mapping)
+        checked = Description(mapping, LAYERS)
         if not with_view and checked.rows[-1].name == "ViewHead":
             mapping["head"] = mapping["head"][:-1]
-            checked = _Description(mapping)
+            checked = Description(mapping, LAYERS)
         if not with_view and any(row.name == "ViewHead" for row in checked.rows):
             raise InputError("network description: expected the ViewHead as the last layer, so that it can be left out")
         self.description: dict[str, Any] = mapping
@@ -324,7 +264,7 @@ def classifier_description(description: Mapping[str, Any]) -> dict[str, Any]:
     return {**description, "head": [[-1, 1, "ViewHead", ["nv", VIEW_HIDDEN]]]}
 
 
-def _build(description: _Description) -> tuple[list[nn.Module], list[tuple[int, ...]], int]:
+def _build(description: Description) -> tuple[list[nn.Module], list[tuple[int, ...]], int]:
     """The layers in order, for each the absolute indices it reads, and the coarsest stride of all."""
     shapes: dict[int, Shape] = {-1: Shape(3, 1)}
     layers: list[nn.Module] = []
@@ -334,7 +274,7 @@ def _build(description: _Description) -> tuple[list[nn.Module], list[tuple[int, 
             module, shapes[row.index] = LAYERS[row.name](description, row, [shapes[i] for i in row.sources])
         except (TypeError, ValueError, IndexError, RuntimeError, ArithmeticError) as error:
             raise InputError(
-                f"network description: layer {row.index} ({row.name}) with args {_shown(list(row.arguments))}: "
+                f"network description: layer {row.index} ({row.name}) with args {shown(list(row.arguments))}: "
                 f"{printable(str(error), 300)}"
             ) from error
         layers.append(module)
@@ -346,7 +286,7 @@ def _build(description: _Description) -> tuple[list[nn.Module], list[tuple[int, 
     return layers, [row.sources for row in description.rows], max(strides)
 
 
-def _check_affordable(description: _Description) -> None:
+def _check_affordable(description: Description) -> None:
     """Build it without numbers first: a few characters of a description can ask for more memory than there is."""
     with torch.device("meta"):
         layers, _, _ = _build(description)
@@ -356,79 +296,13 @@ def _check_affordable(description: _Description) -> None:
 
 
 def _repeated(
-    description: _Description, row: Row, make: Callable[[int], nn.Module], in_channels: int, out_channels: int
+    description: Description, row: Row, make: Callable[[int], nn.Module], in_channels: int, out_channels: int
 ) -> nn.Module:
     """The module alone, or a Sequential of the row's scaled number of them."""
     number = description.depth(row.number)
     if number == 1:
         return make(in_channels)
     return nn.Sequential(*(make(in_channels if i == 0 else out_channels) for i in range(number)))
-
-
-def _parse_rows(mapping: Mapping[str, Any]) -> list[Row]:
-    rows: list[Row] = []
-    for part in ("backbone", "head"):
-        if not isinstance(mapping[part], list) or not mapping[part]:
-            raise InputError(f"network description: {part}: expected a list of rows, got {_shown(mapping[part])}")
-        for row in mapping[part]:
-            rows.append(_parse_row(len(rows), row, rows))
-    return rows
-
-
-def _parse_row(index: int, row: Any, before: list[Row]) -> Row:
-    if not (isinstance(row, Sequence) and len(row) == 4 and isinstance(row[3], Sequence)):
-        raise InputError(
-            f"network description: layer {index}: expected [from, number, module, args], got {_shown(row)}"
-        )
-    source, number, name, arguments = row
-    if not isinstance(name, str) or name not in LAYERS:
-        raise InputError(
-            f"network description: layer {index}: unknown module {_shown(name)}; known are {', '.join(LAYERS)}"
-        )
-    sources = source if isinstance(source, Sequence) else [source]
-    if not all(isinstance(s, int) and -index - 1 <= s < index for s in sources) or not sources:
-        raise InputError(f"network description: layer {index}: from {_shown(source)} is not a layer before it")
-    if not isinstance(number, int) or not 1 <= number < LARGEST_NUMBER:
-        raise InputError(
-            f"network description: layer {index}: expected a positive number of modules, got {_shown(number)}"
-        )
-    # -1 relative to layer 0 is the image itself; the same index, -1, stands for it in absolute terms
-    absolute = tuple(s if s >= 0 else index + s for s in sources)
-    heads = [s for s in absolute if s >= 0 and before[s].name in ("Detect", "ViewHead")]
-    if heads:
-        raise InputError(f"network description: layer {index} reads layer {heads[0]}, a head, which has no features")
-    return Row(index, absolute, number, name, tuple(arguments))
-
-
-def _positive_integer(mapping: Mapping[str, Any], key: str) -> int:
-    value = mapping[key]
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < LARGEST_NUMBER:
-        raise InputError(f"network description: {key}: expected a positive integer, got {_shown(value)}")
-    return value
-
-
-def _positive_number(mapping: Mapping[str, Any], key: str) -> float:
-    value = mapping[key]
-    if not _is_number(value) or not value > 0:
-        raise InputError(f"network description: {key}: expected a positive number, got {_shown(value)}")
-    return float(value)
-
-
-def _shown(value: Any) -> str:
-    """A value from a description, for a message: its repr, of limited length, whatever is in it."""
-    try:
-        return printable(_REPR.repr(value), 200)
-    except ValueError:  # a number of thousands of digits
-        return f"a {type(value).__name__}"
-
-
-_REPR = reprlib.Repr()
-_REPR.maxlevel, _REPR.maxlist, _REPR.maxtuple, _REPR.maxdict = 3, 12, 12, 12
-_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 100
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST_NUMBER
 
 
 def parameter_count(network: nn.Module) -> int:

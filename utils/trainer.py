@@ -418,8 +418,7 @@ def restore(learner: Learner, plan: Plan, resumed: checkpoint.Checkpoint) -> Pla
     weights, progress = content["frame_weights"], content.get("progress")
     return replace(
         plan, start_epoch=content["epoch"] + 1, progress=EpochProgress(**progress) if progress else None,
-        seconds=content.get("seconds", 0.0), best_fitness=content["best_fitness"],
-best_epoch=content["best_epoch"],
+        seconds=content.get("seconds", 0.0), best_fitness=content["best_fitness"], best_epoch=content["best_epoch"],
         frame_weights=None if weights is None else weights.numpy(),
         ended=content["finished"] and learner.schedule.epochs <= content["options"]["epochs"],
     )  # fmt: skip
