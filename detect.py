@@ -41,7 +41,10 @@ from utils.writer import asks_report
 FLAGS = (
     Flag("weights", "", "checkpoint of a training, also YOLOv5's own, or an export; of several, the mean", nargs="+"),
     DOWNLOAD,
-    Flag("source", "data/images", "image, video, DICOM file, folder, glob, .txt list, camera number, stream address"),
+    Flag(
+        "source", "data/images", "image, video, DICOM file, folder (data/images is yours to make), glob, .txt list, "
+        "camera number, stream address",
+    ),
     Flag("data", "", "dataset yaml whose class and view names are shown instead of the checkpoint's"),
     Flag(IMGSZ, None, "pixels of the frames' longer side; the training's unless given", int),
     Flag(
@@ -51,7 +54,8 @@ FLAGS = (
     Flag("conf-thres", 0.25, "boxes of less confidence are dropped", float),
     Flag("iou-thres", 0.45, "of two boxes that overlap more, the less confident is dropped", float),
     Flag("max-det", 1000, "boxes kept a frame", int),
-    Flag("view-img", False, "show frames in a window; q ends"),
+    # as --cl below: --view and --p mean these in YOLOv5, and go on meaning them
+    Flag("view-img view vie", False, "show frames in a window; q ends"),
     Flag("save-txt", False, "write boxes as label files"),
     Flag("save-view", False, "with or without --save-txt: add an empty line and the view row to each label file"),
     Flag("save-format", 0, "of --save-txt: 0 normalised centre form, 1 corners in pixels", int, choices=(0, 1)),
@@ -78,7 +82,7 @@ FLAGS = (
     Flag("classes cl", None, "keep these classes only, by number", int, nargs="+"),
     Flag("calibrate", False, "views' probabilities at the temperature that was fitted on validation"),
     Flag("agnostic-nms", False, "boxes of different classes suppress each other, too"),
-    Flag("project", "runs/detect", "folder of the runs"),
+    Flag("project p", "runs/detect", "folder of the runs"),
     Flag("name", "exp", "folder of this run"),
     Flag(
         "resume", False, "go on in project/name with the files that an earlier start did not finish, or begin there; "

@@ -27,10 +27,12 @@ def test_every_module_has_its_place_in_the_architecture_and_a_test_of_its_own(fo
         "docs/training-strategy.md",
         "docs/comparison.md",
         "docs/deployment.md",
+        "docs/from-yolov5.md",
         "docs/many-processes.md",
         "docs/new-patients.md",
         "docs/study-report.md",
         "benchmarks/README.md",
+        "benchmarks/results.md",
         "SECURITY.md",
     ],
 )

@@ -207,13 +207,22 @@ ABBREVIATIONS = {
         "--sa 5": "save_period",
         "--sync": "sync_bn",
     },
-    "val": {"--batch 4": "batch_size", "--conf 0.1": "conf_thres", "--iou 0.5": "iou_thres", "--img 320": "imgsz"},
+    "val": {
+        "--batch 4": "batch_size",
+        "--conf 0.1": "conf_thres",
+        "--c 0.1": "conf_thres",
+        "--iou 0.5": "iou_thres",
+        "--img 320": "imgsz",
+        "--t test": "task",
+    },
     "detect": {
         "--conf 0.1": "conf_thres",
         "--iou 0.5": "iou_thres",
         "--img 320": "imgsz",
         "--class 1": "classes",
         "--cl 1": "classes",
+        "--view": "view_img",
+        "--p a": "project",
     },
 }
 

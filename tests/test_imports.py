@@ -29,7 +29,7 @@ MODELS_MAY_USE = {"utils.boxes", "utils.log"}
 MAY_IMPORT_MODELS = {
     f"utils.{name}"
     for name in (
-        *("engine", "evaluation", "trainer", "balancing", "predict", "runtimes", "checkpoint"),
+        *("engine", "evaluation", "trainer", "balancing", "runtimes", "checkpoint"),
         *("exports", "sessions", "agreement", "starting", "ensembles"),
         *("loss", "optim", "complexity", "learner"),  # they need a network's types
     )

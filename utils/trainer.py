@@ -250,8 +250,8 @@ class Training:
         assert isinstance(dataset, EchoDataset)
         for frame in error.frames[-BAD_FILES_NAMED:]:
             LOGGER.warning("in a step that was not finite: %s", dataset.files[frame])
-        kept = f"; the last good state is in {self.plan.last}" if self.plan.last.exists() else ""
-        return InputError(f"epoch {self.epochs + 1}: {error}: try a lower lr0 or --no-amp{kept}")
+        kept = f", with --weights {self.plan.last}, the last good state" if self.plan.last.exists() else ""
+        return InputError(f"epoch {self.epochs + 1}: {error}: begin anew with a lower lr0 or --no-amp{kept}")
 
     def _log(self, row: Mapping[str, float]) -> None:
         if self._logger is None:
