@@ -19,6 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measure import JSON, Row, report, seconds
+from benchmarks.rows import figure_at
 from benchmarks.val_speed import read
 from utils.config import find_file
 from utils.flags import IMGSZ, THREADS, Flag, parse
@@ -36,6 +37,7 @@ FLAGS = (
     Flag("traceback", False, "show where an error arose"),
 )
 KINDS = ("fp32", "bf16")
+FIGURES = {"mAP50": ("map50",), "mAP50-95": ("map",), "F1": ("f1",), "view": ("view", "accuracy")}
 
 
 def main(options: argparse.Namespace) -> None:
@@ -52,7 +54,8 @@ def main(options: argparse.Namespace) -> None:
                 run = ["--seed", str(seed), "--project", name, "--name", f"{kind}-{seed}"]
                 row[f"{kind} minutes"] = seconds([*program(kind, options.rounded), *given, *run]) / 60
                 content = read(folder / f"{kind}-{seed}")
-                row[f"{kind} mAP50"], row[f"{kind} view"] = content["map50"], content["view"]["accuracy"]
+                found = {figure: figure_at(content, place) for figure, place in FIGURES.items()}
+                row |= {f"{kind} {figure}": value for figure, value in found.items() if value is not None}
             row["mAP50 bf16 - fp32"] = row["bf16 mAP50"] - row["fp32 mAP50"]
             rows.append(row)
     means = {key: statistics.mean(row[key] for row in rows) for key in rows[0] if key != "seed"}
