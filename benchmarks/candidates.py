@@ -16,9 +16,9 @@ import torch
 import train
 from models.yolo import Network
 from utils.balancing import check_balance
-from utils.config import Hyperparameters, find_file, hyperparameters_from, load_yaml, plain, shown
+from utils.config import Hyperparameters, find_file, hyperparameters_from, load_yaml, plain
 from utils.flags import from_keywords
-from utils.log import InputError
+from utils.log import InputError, shown
 from utils.sampling import check_sampling
 
 BASE = "base"

@@ -7,13 +7,12 @@ A row is ``[from, number, module, args]``: the layers it reads (-1 is the one be
 from __future__ import annotations
 
 import math
-import reprlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from models.attention import GATES
-from utils.log import InputError, printable
+from utils.log import InputError, shown
 
 KEYS = {
     "nc", "nv", "depth_multiple", "width_multiple", "anchors", "backbone", "head", "cbam_gate", "view_dropout",
@@ -127,19 +126,6 @@ def _positive_number(mapping: Mapping[str, Any], key: str) -> float:
     if not is_number(value) or not value > 0:
         raise InputError(f"network description: {key}: expected a positive number, got {shown(value)}")
     return float(value)
-
-
-def shown(value: Any) -> str:
-    """A value from a description, for a message: its repr, of limited length, whatever is in it."""
-    try:
-        return printable(_REPR.repr(value), 200)
-    except ValueError:  # a number of thousands of digits
-        return f"a {type(value).__name__}"
-
-
-_REPR = reprlib.Repr()
-_REPR.maxlevel, _REPR.maxlist, _REPR.maxtuple, _REPR.maxdict = 3, 12, 12, 12
-_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 100
 
 
 def is_number(value: Any) -> bool:

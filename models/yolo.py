@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from models.attention import C3CBAM, CBAM
 from models.common import C3, SPPF, Bottleneck, Concat, Conv
-from models.description import Description, Row, is_number, shown
+from models.description import Description, Row, is_number
 from models.heads import Detect, ViewHead
-from utils.log import InputError, printable
+from utils.log import InputError, printable, shown
 
 VIEW_HIDDEN = 512  # channels of the view head's convolution, before scaling, as in the joint networks' yamls
 MOST_ANCHORS = 100  # a level

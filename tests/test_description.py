@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from models.description import Description, is_number, shown
-from utils.log import InputError
+from models.description import Description, is_number
+from utils.log import InputError, shown
 
 CONV = [-1, 1, "Conv", [8, 3, 2]]
 

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from utils.checkpoint import Trained, check_optional
-from utils.config import hyperparameters_from, name_fault, plain, shown
-from utils.log import InputError, printable
+from utils.config import hyperparameters_from, name_fault, plain
+from utils.log import InputError, printable, shown
 
 KEY = "echo"
 FORMAT = 1

@@ -21,9 +21,9 @@ from models.dual import PARTS, AnyNetwork, build_network, part_of
 from models.ensemble import MEMBERS
 from models.yolo import LAYERS, unmatched
 from utils.archive import read_archive
-from utils.config import Hyperparameters, hyperparameters_from, name_fault, shown
+from utils.config import Hyperparameters, hyperparameters_from, name_fault
 from utils.files import write_whole
-from utils.log import InputError, printable
+from utils.log import InputError, printable, shown
 
 FORMAT = 1
 REQUIRED = ("format", "description", "names", "view_names", "image_size", "rect", "hyp", "epoch", "ema")

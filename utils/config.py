@@ -11,14 +11,13 @@ import difflib
 import math
 import os
 import re
-import reprlib
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from utils.log import LOGGER, InputError, printable
+from utils.log import LOGGER, InputError, printable, shown
 from utils.yaml_file import parse_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -209,19 +208,6 @@ def hyperparameters_from(values: Mapping[str, Any], source: Path) -> Hyperparame
         more = f"; and {len(faults) - MOST_FAULTS} more faults" if len(faults) > MOST_FAULTS else ""
         raise InputError(f"{source}: {'; '.join(faults[:MOST_FAULTS])}{more}")
     return Hyperparameters(**checked)
-
-
-def shown(value: Any) -> str:
-    """A value from a file, for a message: its repr, of limited length, whatever is in it."""
-    try:
-        return printable(_REPR.repr(value), 200)
-    except ValueError:  # a number of thousands of digits
-        return f"a {type(value).__name__}"
-
-
-_REPR = reprlib.Repr()
-_REPR.maxlevel, _REPR.maxlist, _REPR.maxtuple, _REPR.maxdict = 3, 12, 12, 12
-_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 100
 
 
 def _unknown_key(key: str, known: list[str]) -> str:

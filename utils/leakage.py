@@ -21,11 +21,10 @@ import torch
 from numpy.typing import NDArray
 
 from utils import frames, images, letterbox, preprocess
-from utils.config import shown
 from utils.dataset import EchoDataset
 from utils.file_cache import Kind, remembered
 from utils.letterbox import Image
-from utils.log import InputError, progress
+from utils.log import InputError, progress, shown
 
 # Hash, distance and limit were chosen on 1,282 real frames of 42 patients. All frames show a fan on black, so a short
 # hash confuses patients: by imagehash's phash of 64 bits, the nearest two are as near as half of all neighbours. At

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import reprlib
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -137,3 +138,16 @@ def one_line(error: BaseException) -> str:
     else:
         text = str(error) or type(error).__name__
     return " ".join(text.split())
+
+
+def shown(value: object) -> str:
+    """A value from a file, for a message: its repr, of limited length, whatever is in it."""
+    try:
+        return printable(_REPR.repr(value), 200)
+    except ValueError:  # a number of thousands of digits
+        return f"a {type(value).__name__}"
+
+
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxlist, _REPR.maxtuple, _REPR.maxdict = 3, 12, 12, 12
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 100

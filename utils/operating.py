@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from utils.config import shown
 from utils.dataset import EchoDataset
 from utils.evaluation import Evaluation
-from utils.log import InputError
+from utils.log import InputError, shown
 from utils.view_metrics import fit_temperature
 
 

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 
 from utils.assessment import Assessment
-from utils.config import shown
 from utils.curves import plot_curve, plot_froc, plot_pr
 from utils.diagrams import Calibrated, plot_confusion, plot_reliability
 from utils.evaluation import Evaluation
 from utils.files import read_json
 from utils.froc import FALSE_BOXES
 from utils.intervals import LEVEL, Intervals
-from utils.log import InputError
+from utils.log import InputError, shown
 from utils.metrics import CONFIDENCES
 from utils.presence import Presence
 from utils.view_metrics import Calibration, ViewFigures, accuracy, balanced_accuracy, macro_f1, view_confusion

@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from utils.config import DatasetConfig, inside, shown
+from utils.config import DatasetConfig, inside
 from utils.images import IMAGE_SUFFIXES
-from utils.log import InputError, printable
+from utils.log import InputError, printable, shown
 
 MAX_LIST_BYTES = 50_000_000  # a million paths
 

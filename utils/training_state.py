@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from utils.checkpoint import Checkpoint
-from utils.config import shown
 from utils.flags import Flag
-from utils.log import InputError
+from utils.log import InputError, shown
 
 PROGRESS = ("batches", "sums", "counted", "skipped", "in_a_row", "bad_frames")  # of utils.engine.EpochProgress
 
