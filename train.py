@@ -49,12 +49,14 @@ from utils.log import LOGGER, InputError, run_script
 from utils.loss import JointLoss
 from utils.optim import OPTIMIZERS, RunningMean, build_optimizer
 from utils.parts import Parts, checked_dataset, open_parts
+from utils.plan import Plan, Standing
 from utils.processes import ALONE, Processes
 from utils.resume import resumable
 from utils.run_folder import FROM_HYP, forget_figures, stored_options, write_end, write_start
 from utils.schedule import Schedule, accumulation, warmup_iterations
 from utils.starting import Start, read_start, start_from, with_classes
-from utils.trainer import Plan, Training, fit, restore, validate, validating
+from utils.trainer import Training, fit, validate, validating
+from utils.training_checkpoint import restore
 
 NO_TRACKER = "runs are logged to files and TensorBoard only"
 
@@ -303,7 +305,7 @@ def make_plan(
         multi_scale=MultiScale(hyp.seed, stride) if options.multi_scale else None,
         thresholds=Thresholds(single_class=options.single_cls),
         leakage=parts.leakage.columns(),
-        frame_weights=parts.frame_weights,
+        standing=Standing(frame_weights=parts.frame_weights),
         remembered={
             "trained_on": parts.trained_on.content(),
             "permuted_labels": hyp.seed if options.permute_labels else None,

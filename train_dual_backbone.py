@@ -37,13 +37,15 @@ from utils.log import LOGGER, InputError, run_script
 from utils.loss import JointLoss
 from utils.optim import OPTIMIZERS
 from utils.parts import Parts, checked_dataset, open_parts
+from utils.plan import Outcome, Plan
 from utils.pretrained import IMAGENET, imagenet_file, read_weights
 from utils.processes import ALONE, Processes
 from utils.resume import read_or_predecessor, resumable
 from utils.run_folder import forget_figures, stored_options, write_end, write_start
 from utils.starting import Start, read_start, start_from
 from utils.taking_turns import PairFiles, Task, side_by_side, take_turns
-from utils.trainer import Outcome, Plan, Training, peak_memory, restore, validating
+from utils.trainer import Training, peak_memory, validating
+from utils.training_checkpoint import restore
 
 NOTHING_SHARED = "the two networks share nothing, so there is nothing to balance"
 OF_JOINT = ("balance", "balance-from", "interference-every")

@@ -33,7 +33,7 @@ from utils.flags import from_keywords, parse
 from utils.interrupt import Interrupts
 from utils.log import InputError
 from utils.loggers import read_results
-from utils.trainer import Plan
+from utils.plan import Plan
 
 
 @pytest.fixture(scope="module")

@@ -13,14 +13,14 @@ from models.balancer import Balancer
 from models.yolo import fused
 from tests.test_engine import learning
 from tests.tiny import CPU, hyperparameters, tiny_network
-from utils.checkpoint import Checkpoint
 from utils.dataset import EchoDataset, build_loader
 from utils.epoch import BAD_STEPS
 from utils.evaluation import Evaluation, Speed, inference_copy
 from utils.learner import Learner
 from utils.log import InputError
 from utils.metrics import detection_figures
-from utils.trainer import Plan, Training, fit, frame_weights, restore
+from utils.plan import Plan
+from utils.trainer import Training, fit, frame_weights
 
 
 def learner() -> Learner:
@@ -72,10 +72,3 @@ def test_frames_of_a_rare_class_that_is_found_badly_are_drawn_more(dataset: Echo
     first = [weight for weight, classes in zip(weights, only, strict=True) if classes == {0}]
     second = [weight for weight, classes in zip(weights, only, strict=True) if classes == {1}]
     assert first and second and max(first) < min(second)
-
-
-def test_a_stripped_checkpoint_cannot_restore(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="optimizer"):
-        content = {"network": {}, "balancer": {}, "random": torch.zeros(1)}
-        stripped = Checkpoint(tmp_path / "best.pt", content, (), (), 64, False, hyperparameters())
-        restore(learner(), plan(tmp_path), stripped)

@@ -20,11 +20,11 @@ from utils.config import Hyperparameters, plain
 from utils.files import write_json, write_text
 from utils.parts import Parts
 from utils.pictures import write_batch_pictures, write_training_pictures
+from utils.plan import Outcome, Plan
 from utils.plots import plot_labels, plot_results
 from utils.processes import Processes
 from utils.report import metrics, write_figures
 from utils.table import table
-from utils.trainer import Outcome, Plan
 
 FROM_HYP = ("balance", "cos_lr", "label_smoothing", "patience", "seed")  # flags that a hyp file may set, too
 
@@ -59,7 +59,7 @@ def write_start(
 
 def forget_figures(plan: Plan, processes: Processes) -> None:
     """Remove what says that a run is finished, where it goes on with more epochs."""
-    if processes.main and not plan.ended:
+    if processes.main and not plan.standing.ended:
         (plan.folder / "metrics.json").unlink(missing_ok=True)
 
 

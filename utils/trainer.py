@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import psutil
-import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
@@ -23,121 +17,22 @@ from models.border import alone
 from utils import checkpoint
 from utils.balance_log import BalanceLog
 from utils.batches import EpochBatches
-from utils.config import ROOT, Hyperparameters, plain
+from utils.config import Hyperparameters
 from utils.dataset import Batch, EchoDataset
 from utils.devices import Compute
-from utils.engine import MultiScale, train_one_epoch
+from utils.engine import train_one_epoch
 from utils.epoch import EpochProgress, NotFiniteError
-from utils.evaluation import Evaluation, Thresholds, evaluate, inference_copy
+from utils.evaluation import Evaluation, evaluate, inference_copy
 from utils.interrupt import Interrupts
 from utils.learner import Learner
 from utils.log import LOGGER, InputError, Interrupted
 from utils.loggers import RunLogger
 from utils.operating import OperatingPoint
+from utils.plan import Outcome, Plan, Standing
 from utils.processes import ALONE, Processes
+from utils.training_checkpoint import content_of, write
 
 BAD_FILES_NAMED = 64  # of the steps that were not finite, at most
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a training does, apart from the network.
-
-    Attributes:
-        folder: of the run.
-        names, view_names: of box classes and views; empty for what the network does not learn.
-        image_size: pixels of the longer side.
-        rect: whether frames are padded to whole strides only.
-        patience: epochs without a better fitness after which training stops; 0 never stops.
-        save_period: also keep ``epochN.pt`` every so many epochs; under 1 never.
-        save_steps: also bring ``last.pt`` up to date every so many steps of the optimizer; 0: after an epoch only.
-        save_every_epoch, validate_every_epoch: else the last epoch only.
-        image_weights: draw frames by how badly their classes are found.
-        interference_every: steps between two that measure the tasks' gradients over the whole trunk; 0: never.
-        thresholds: of the validation.
-        leakage: columns of the log that say what validation has in common with training.
-        remembered: what checkpoints say of the training data beside the network: ``trained_on``, ``permuted_labels``.
-        options: of the script, to be stored in checkpoints.
-        start_epoch, progress, seconds, best_fitness, best_epoch, frame_weights: where a resumed training goes on.
-        ended: a resumed training was cut off after its last epoch: nothing is left but to validate.
-    """
-
-    folder: Path
-    names: Sequence[str]
-    view_names: Sequence[str]
-    image_size: int
-    rect: bool
-    hyp: Hyperparameters
-    patience: int = 0
-    save_period: int = -1
-    save_steps: int = 0
-    save_every_epoch: bool = True
-    validate_every_epoch: bool = True
-    image_weights: bool = False
-    multi_scale: MultiScale | None = None
-    interference_every: int = 0
-    thresholds: Thresholds = field(default_factory=Thresholds)
-    leakage: Mapping[str, float] = field(default_factory=dict)
-    remembered: Mapping[str, Any] = field(default_factory=dict)
-    options: Mapping[str, Any] | None = None
-    start_epoch: int = 0
-    progress: EpochProgress | None = None
-    seconds: float = 0.0
-    best_fitness: float = -1.0
-    best_epoch: int = 0
-    frame_weights: NDArray[np.float64] | None = None
-    ended: bool = False
-
-    def fitness(self, evaluation: Evaluation) -> float:
-        """By which the best epoch is chosen: YOLOv5's fitness of the boxes; of a classifier alone the macro-F1."""
-        if self.names:
-            return evaluation.detection.fitness
-        return evaluation.view.macro_f1 if evaluation.view else 0.0
-
-    def figures(self, evaluation: Evaluation) -> dict[str, float]:
-        """What a checkpoint says of its worth."""
-        found = {"map50": evaluation.detection.map50, "map": evaluation.detection.map} if self.names else {}
-        view = evaluation.view
-        return found | ({"view_accuracy": view.accuracy, "view_macro_f1": view.macro_f1} if view else {})
-
-    @property
-    def last(self) -> Path:
-        """The latest checkpoint, from which training can go on."""
-        return self.folder / "weights" / "last.pt"
-
-    @property
-    def balance(self) -> Path:
-        """How the tasks pulled at what they share, a row a step; see :mod:`utils.balance_log`."""
-        return self.folder / "balance.csv"
-
-    @property
-    def outcomes(self) -> Path:
-        """What the last epoch made of every validation frame; see :mod:`utils.outcomes`."""
-        return self.folder / "outcomes.npz"
-
-    @property
-    def best(self) -> Path:
-        """The checkpoint of the best fitness, stripped at the end."""
-        return self.folder / "weights" / "best.pt"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a training ended.
-
-    Attributes:
-        evaluation: of the last epoch; None where a resumed training had none left to make.
-        epochs: how many were trained, earlier parts of a resumed run included.
-        best_epoch: 1-based, of ``best.pt``; this and the epochs by part, where its parts have each their own.
-        seconds: the training took, earlier parts included.
-        peak_memory: bytes of RAM that this process held at most.
-    """
-
-    evaluation: Evaluation | None
-    epochs: int | Mapping[str, int]
-    best_epoch: int | Mapping[str, int]
-    seconds: float
-    peak_memory: int
 
 
 class Training:
@@ -160,28 +55,29 @@ class Training:
         assert isinstance(batches, EpochBatches) and isinstance(val_set, EchoDataset)
         self._batches: EpochBatches = batches
         self._val_set: EchoDataset = val_set
-        batches.keys.weights = plan.frame_weights
+        standing = plan.standing
+        batches.keys.weights = standing.frame_weights
         joint = bool(plan.names and plan.view_names) and learner.criterion.view is not None
         self._logger: RunLogger | None = None
         self._balance: BalanceLog | None = None
-        self._seconds: float = plan.seconds
+        self._seconds: float = standing.seconds
         if processes.main:
             (plan.folder / "weights").mkdir(exist_ok=True)
-            self._logger = RunLogger(plan.folder, plan.start_epoch)
+            self._logger = RunLogger(plan.folder, standing.epochs)
             self._balance = BalanceLog(plan.balance, learner.running_mean.updates) if joint else None
             self._seconds = max(self._seconds, self._logger.seconds)
-        self._progress: EpochProgress = plan.progress or EpochProgress()
-        self._best_fitness: float = plan.best_fitness
-        self._best_epoch: int = plan.best_epoch
+        self._progress: EpochProgress = standing.progress or EpochProgress()
+        self._best_fitness: float = standing.best_fitness
+        self._best_epoch: int = standing.best_epoch
         self._evaluation: Evaluation | None = None
         self._started: float = time.perf_counter()
-        self.epochs: int = plan.start_epoch  # made so far
-        self.done: bool = plan.ended or self.epochs >= learner.schedule.epochs
+        self.epochs: int = standing.epochs  # made so far
+        self.done: bool = standing.ended or self.epochs >= learner.schedule.epochs
 
     def begin(self) -> None:
         """Save the network as it is before the first epoch, so that a checkpoint is there from the start."""
         if not self.plan.last.exists():
-            self._save(-1, None, False)
+            self._save()
 
     def step(self) -> None:
         """Train and validate for an epoch, log it, save it.
@@ -207,7 +103,8 @@ class Training:
         except NotFiniteError as error:
             raise self._not_finite(error) from error
         except Interrupted:
-            self._save(epoch - 1, None, False, self._progress)
+            self._keep_time()
+            self._save(progress=self._progress)
             raise
         if progress.skipped:
             LOGGER.warning("epoch %d: %d steps skipped, their gradient was not finite", epoch + 1, progress.skipped)
@@ -220,20 +117,19 @@ class Training:
         stopping = evaluation is not None and 0 < plan.patience <= epoch - self._best_epoch
         if evaluation and plan.image_weights and isinstance(self._train_loader.dataset, EchoDataset):
             self._batches.keys.weights = frame_weights(self._train_loader.dataset, evaluation, len(plan.names))
-        self._seconds = self._spent()
+        self._keep_time()
         self._log(_row(epoch, learner, plan, progress, evaluation))
         self._progress = EpochProgress(in_a_row=progress.in_a_row, bad_frames=progress.bad_frames)
         self.epochs, self._evaluation, self.done = epoch + 1, evaluation, last or stopping
         if plan.save_every_epoch or self.done:
-            self._save(epoch, evaluation, improved or epoch == 0)
+            self._save(evaluation, improved or epoch == 0)
         if stopping:
             LOGGER.info("No better fitness for %d epochs: stopped after epoch %d", plan.patience, epoch + 1)
 
-    def _spent(self) -> float:
-        """Seconds of the training up to now; starts the clock again."""
+    def _keep_time(self) -> None:
+        """Add what has passed since the last call, or since the epoch's start."""
         now = time.perf_counter()
-        spent, self._started = self._seconds + now - self._started, now
-        return spent
+        self._seconds, self._started = self._seconds + now - self._started, now
 
     def _after_step(self, progress: EpochProgress) -> None:
         """Save where the epoch stands, every so many steps; leave if a signal has come to any process."""
@@ -241,8 +137,8 @@ class Training:
             raise Interrupted(self._interrupts.signal or signal.SIGTERM)
         every, updates = self.plan.save_steps, self._learner.running_mean.updates
         if every and not progress.in_a_row and updates % every == 0:
-            self._seconds = self._spent()
-            self._save(self.epochs - 1, None, False, progress)
+            self._keep_time()
+            self._save(progress=progress)
 
     def _not_finite(self, error: NotFiniteError) -> InputError:
         """The error that ends the training, once the files of the last batches are named."""
@@ -262,29 +158,25 @@ class Training:
             self._logger.log_steps(self._balance.flush())
 
     def _save(
-        self, epoch: int, evaluation: Evaluation | None, improved: bool, progress: EpochProgress | None = None
+        self, evaluation: Evaluation | None = None, improved: bool = False, progress: EpochProgress | None = None
     ) -> None:
         """Write the checkpoints.
 
         Args:
-            epoch: the last that is complete.
-            progress: of the epoch after it, where that has begun.
+            progress: of the epoch that has begun; None between epochs.
         """
         if not self._processes.main:
             return
-        if not self.plan.save_every_epoch and epoch >= 0 and progress is None:
-            improved, self._best_epoch = True, epoch  # what is saved last is all there is
-        content = _content(self._learner, self.plan, epoch, self._best_fitness, self._best_epoch, evaluation)
-        content["operating"] = OperatingPoint.of(evaluation, self._val_set).content() if evaluation else None
-        content["finished"] = self.done
-        content["progress"] = asdict(progress) if progress else None
-        content["seconds"] = self._seconds if progress is None else self._spent()
-        on_gpu = self._compute.device.type == "cuda"  # dropout draws from the generator of its device
-        content["random_gpu"] = torch.cuda.get_rng_state(self._compute.device) if on_gpu else None
-        weights = self._batches.keys.weights
-        content["frame_weights"] = None if weights is None else torch.from_numpy(weights)
-        period = self.plan.save_period if progress is None else -1
-        _save(content, self.plan, epoch, improved, period)
+        if not self.plan.save_every_epoch and self.epochs and progress is None:
+            improved, self._best_epoch = True, self.epochs - 1  # what is saved last is all there is
+        standing = Standing(
+            self.epochs, progress, self._seconds, self._best_fitness, self._best_epoch, self._batches.keys.weights,
+            self.done,
+        )  # fmt: skip
+        figures = self.plan.figures(evaluation) if evaluation else {}
+        operating = OperatingPoint.of(evaluation, self._val_set) if evaluation else None
+        content = content_of(self._learner, self.plan, standing, self._compute.device, figures, operating)
+        write(content, self.plan, improved)
 
     def finish(self) -> Outcome:
         """Close the logs and strip ``best.pt``, once the last step is made."""
@@ -359,71 +251,6 @@ def _row(
     return row
 
 
-def _content(
-    learner: Learner, plan: Plan, epoch: int, best_fitness: float, best_epoch: int, evaluation: Evaluation | None
-) -> dict[str, Any]:
-    """A checkpoint after ``epoch``, with all that :func:`restore` needs."""
-    return {
-        "description": learner.network.description,
-        "names": list(plan.names),
-        "view_names": list(plan.view_names),
-        "image_size": plan.image_size,
-        "rect": plan.rect,
-        "hyp": plain(asdict(plan.hyp)),
-        "epoch": epoch,
-        "best_fitness": best_fitness,
-        "best_epoch": best_epoch,
-        "figures": {} if evaluation is None else plan.figures(evaluation),
-        **plan.remembered,
-        "ema": learner.running_mean.network.state_dict(),
-        "updates": learner.running_mean.updates,
-        "network": learner.network.state_dict(),
-        "optimizer": learner.optimizer.state_dict(),
-        "balancer": learner.balancer.state_dict(),
-        "random": torch.get_rng_state(),
-        "options": dict(plan.options or {}),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "git": git_commit(),
-    }
-
-
-def _save(content: Mapping[str, Any], plan: Plan, epoch: int, is_best: bool, period: int) -> None:
-    if is_best:  # before last.pt, which says which epoch is the best: a kill in between must not make that untrue
-        checkpoint.save(plan.best, content)
-    checkpoint.save(plan.last, content, keep=True)
-    if period > 0 and epoch >= 0 and epoch % period == 0:
-        checkpoint.save(plan.folder / "weights" / f"epoch{epoch}.pt", content)
-
-
-def restore(learner: Learner, plan: Plan, resumed: checkpoint.Checkpoint) -> Plan:
-    """Put a learner back to where a checkpoint of a :class:`Training` was written, and return the plan of the rest.
-
-    Raises:
-        InputError: a stripped checkpoint, which lacks the optimizer.
-    """
-    content, path = resumed.content, resumed.path
-    missing = [key for key in ("network", "optimizer", "balancer", "random") if key not in content]
-    if missing:
-        raise InputError(
-            f"{path}: expected a checkpoint to resume from (last.pt), got one without {', '.join(missing)}"
-        )
-    learner.network.load_state_dict(content["network"])
-    learner.running_mean.network.load_state_dict(content["ema"])
-    learner.running_mean.updates = content["updates"]
-    learner.optimizer.load_state_dict(content["optimizer"])
-    learner.balancer.load_state_dict(content["balancer"])
-    torch.set_rng_state(content["random"])
-    if content.get("random_gpu") is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(content["random_gpu"])
-    weights, progress = content["frame_weights"], content.get("progress")
-    return replace(
-        plan, start_epoch=content["epoch"] + 1, progress=EpochProgress(**progress) if progress else None,
-        seconds=content.get("seconds", 0.0), best_fitness=content["best_fitness"], best_epoch=content["best_epoch"],
-        frame_weights=None if weights is None else weights.numpy(),
-        ended=content["finished"] and learner.schedule.epochs <= content["options"]["epochs"],
-    )  # fmt: skip
-
-
 def frame_weights(dataset: EchoDataset, evaluation: Evaluation, nc: int) -> NDArray[np.float64]:
     """Weight of each frame in sampling: the sum over its boxes of their class's rarity x (1 - AP)^2."""
     ap = np.zeros(nc)
@@ -443,12 +270,3 @@ def peak_memory() -> int:
         return int(psutil.Process().memory_info().rss)
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return held if sys.platform == "darwin" else held * 1024  # bytes there, KiB elsewhere
-
-
-def git_commit() -> str:
-    """The repository's commit, or nothing where it is no git checkout."""
-    command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
