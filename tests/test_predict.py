@@ -18,8 +18,10 @@ from utils import checkpoint
 from utils.draw import draw, save
 from utils.letterbox import letterbox
 from utils.log import InputError
-from utils.predict import Prediction, load, to_frame
+from utils.neighbours import Neighbours
+from utils.predict import Looked, Prediction, load, to_frame
 from utils.runtimes import usual_batch
+from utils.view_metrics import tempered
 
 
 def lively(path: Path) -> Path:
@@ -59,6 +61,19 @@ def test_a_prediction_is_the_plain_networks_output(weights: Path) -> None:
     inside = found.boxes[0, 0] > 0 and found.boxes[0, 2] < 80
     assert found.boxes[0, 4] == pytest.approx(float(scores.max()), abs=1e-5)
     assert not inside or centre[0] == pytest.approx(x, abs=0.05)
+
+
+def test_the_temperature_is_applied_to_what_it_was_fitted_to_the_averaged_probabilities(weights: Path) -> None:
+    plain = load(weights, "cpu", amp=False)
+    images = [frame(), 255 - frame()]
+    one, other = (found.view for found in plain.many(images))
+    assert one is not None and other is not None
+    window: Neighbours[Looked] = Neighbours(1)
+    seen = [averaged for looked in plain.look(images, ["a", "a"]) for averaged in window.add(looked)] + window.flush()
+    expected = tempered((0.75 * one + 0.25 * other)[None].astype(float), 0.3)[0]
+    found = replace(plain, temperature=0.3).settle(seen)[0].view
+    assert found is not None and found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_boxes_stay_within_the_frame_and_are_sorted(weights: Path) -> None:

@@ -27,6 +27,7 @@ from utils.operating import OperatingPoint
 from utils.pictures import view_text
 from utils.preprocess import Preprocessor
 from utils.runtimes import Runner, check_precision, image_size, open_weights, start, usual_batch, window_size
+from utils.view_metrics import tempered
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -166,7 +167,8 @@ class Predictor:
         image_size: pixels to which a frame's longer side is scaled.
         rect: whether frames are then padded to whole strides only, rather than to a square.
         preprocessor: the training's filters.
-        temperature: by which the view's logits are divided; see :mod:`utils.operating`.
+        temperature: of the view's probabilities, once a frame's are averaged with its neighbours', as it was fitted;
+            see :mod:`utils.operating`.
         conf_thres, iou_thres, classes, agnostic, multi_label, max_det: of :func:`utils.boxes.non_max_suppression`.
         clip_window: frames on either side with which :mod:`utils.detection` averages those of a clip; a call looks at
             each image by itself.
@@ -262,7 +264,7 @@ class Predictor:
         assert output.boxes is not None  # weights without boxes are refused when they are loaded
         views: Sequence[Tensor | None] = [None] * len(images)
         if output.view is not None:
-            views = list((output.view.float() / self.temperature).softmax(1).cpu())
+            views = list(output.view.float().softmax(1).cpu())
         clock.append(self._now())
         times = tuple(1000 * (end - begin) / len(images) for begin, end in itertools.pairwise(clock))
         return [
@@ -288,12 +290,16 @@ class Predictor:
             spent = 1000 * (self._now() - start) / len(alike)
             found += [
                 Prediction(
-                    rows, None if output.view is None else output.view.numpy(), self.names, self.view_names,
+                    rows, None if output.view is None else self._tempered(output.view), self.names, self.view_names,
                     output.frame.image, (*output.frame.milliseconds, spent),
                 )
                 for rows, output in zip(boxes, alike, strict=True)
             ]  # fmt: skip
         return found
+
+    def _tempered(self, view: Tensor) -> NDArray[np.float32]:
+        """(nv,) probabilities at :attr:`temperature`."""
+        return tempered(view.double().numpy()[None], self.temperature)[0].astype(np.float32)
 
     def _now(self) -> float:
         """Seconds, once the GPU has done what it was given; suppression would wait for that anyhow."""
