@@ -28,13 +28,14 @@ from utils.interrupt import Interrupts
 from utils.launch import placed, quiet_unless_main
 from utils.ledger import absolute
 from utils.log import LOGGER, InputError, Interrupted, run_script
+from utils.operating import warn_of_window
 from utils.output_names import KEY_FILE, OutputNames
 from utils.outputs import has_screen
 from utils.predict import Predictor, load
 from utils.processes import here
 from utils.reporting import check_report
 from utils.runtimes import BATCH_SIZES, usual_batch
-from utils.source_files import is_dicom
+from utils.source_files import is_dicom, is_video
 from utils.sources import FRAMES_AHEAD, Source, open_source
 from utils.writer import asks_report
 
@@ -134,6 +135,9 @@ def main(options: argparse.Namespace) -> Path:
         LOGGER.warning("clip window %d: not of a camera or stream, as the frames after one are still to come",
                        predictor.clip_window)  # fmt: skip
         predictor = replace(predictor, clip_window=0)
+    moving = not source.live and any(is_video(path) or is_dicom(path) for path in source.files)
+    if options.calibrate and predictor.clip_window and not moving:
+        warn_of_window(found.hyp.clip_window, 0)
     names, view_names = shown_names(options, predictor)
     size = batch_size(options, source, predictor)
     source.ahead = max(size, FRAMES_AHEAD)

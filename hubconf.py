@@ -8,7 +8,7 @@ results.pandas().xyxy[0]
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -105,7 +105,7 @@ class HubModel:
     Attributes:
         conf, iou, agnostic, multi_label, classes, max_det: of :func:`utils.boxes.non_max_suppression`.
         amp: True for mixed precision, False for none; None takes it where the device computes it in hardware.
-        names: class number to name.
+        names: class number to name, which results then show.
         view_names: of the views; empty for a detector alone.
     """
 
@@ -114,7 +114,8 @@ class HubModel:
         self.agnostic = self.multi_label = False
         self.classes: Sequence[int] | int | None = None
         self.amp: bool | None = None
-        self.names, self.view_names = dict(enumerate(found.names)), found.view_names
+        self.names: Mapping[int, str] | Sequence[str] = dict(enumerate(found.names))
+        self.view_names = found.view_names
         self._found = found
         self._start(device)
 
@@ -167,7 +168,8 @@ class HubModel:
         for index, item in enumerate(items):
             name = item if isinstance(item, (str, Path)) else getattr(item, "filename", "") or f"image{index}"
             frames.append(to_frame(channels_last(item), f"image {index}"))
-            files.append(unique(Path(name)) + ".jpg")
+            # pages of one file are several pictures of one name
+            files.append(unique(Path(str(index), Path(name).name)) + ".jpg")
         found = predictor.many(frames)
         largest = np.max([predictor.input_shape(frame) for frame in frames], 0).tolist()
         return Results(found, files, (len(items), 3, *largest))
@@ -178,16 +180,20 @@ class HubModel:
         for key, value in (("conf", self.conf), ("iou", self.iou)):
             if not isinstance(value, (int, float)) or not 0 <= value <= 1:
                 raise InputError(f"model.{key}: expected 0 to 1, got {value!r}")
-        unknown = [label for label in classes or () if label not in self.names]
+        names = self.names if isinstance(self.names, Mapping) else dict(enumerate(self.names))
+        if names.keys() != set(range(len(self._found.names))):
+            raise InputError(f"model.names: expected the numbers 0 to {len(self._found.names) - 1}, got {names!r:.80}")
+        unknown = [label for label in classes or () if label not in names]
         if unknown:
-            raise InputError(f"model.classes: expected numbers from 0 to {len(self.names) - 1}, got {unknown[0]}")
+            raise InputError(f"model.classes: expected numbers from 0 to {len(names) - 1}, got {unknown[0]}")
         if self.max_det < 1:
             raise InputError(f"model.max_det: expected at least 1, got {self.max_det}")
         if self.amp != self._amp:
             self._start(self.device)
         return replace(
-            self._predictor, conf_thres=self.conf, iou_thres=self.iou, classes=classes, agnostic=self.agnostic,
-            multi_label=self.multi_label, max_det=self.max_det,
+            self._predictor, names=tuple(str(names[label]) for label in range(len(names))), conf_thres=self.conf,
+            iou_thres=self.iou, classes=classes, agnostic=self.agnostic, multi_label=self.multi_label,
+            max_det=self.max_det,
         )  # fmt: skip
 
     def _pixels(self, size: int | Sequence[int] | None) -> int:

@@ -308,6 +308,7 @@ def make_plan(
         standing=Standing(frame_weights=parts.frame_weights),
         remembered={
             "trained_on": parts.trained_on.content(),
+            **({"untold": list(parts.untold)} if parts.untold else {}),
             "permuted_labels": hyp.seed if options.permute_labels else None,
         },
         options={**stored_options(options), "typed": sorted(options.typed)},

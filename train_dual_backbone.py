@@ -37,7 +37,7 @@ from utils.log import LOGGER, InputError, run_script
 from utils.loss import JointLoss
 from utils.optim import OPTIMIZERS
 from utils.parts import Parts, checked_dataset, open_parts
-from utils.plan import Outcome, Plan
+from utils.plan import Outcome, Plan, Standing
 from utils.pretrained import IMAGENET, imagenet_file, read_weights
 from utils.processes import ALONE, Processes
 from utils.resume import read_or_predecessor, resumable
@@ -100,6 +100,8 @@ def train_both(options: argparse.Namespace, resumed: Checkpoint | None = None, p
     files = PairFiles(folder, options.parallel, processes)
     if resumed:
         forget_figures(plan, processes)
+        if processes.main:
+            files.mend()
     elif processes.main:
         write_start(folder, options, setting.hyp, setting.parts, plan.names)
         files.clear()
@@ -256,7 +258,8 @@ def open_task(setting: Setting, name: str, folder: Path, interrupts: Interrupts)
     if name == "detector":
         plan = dataclasses.replace(plan, view_names=())
     else:  # frames are drawn by how boxes are found, which a classifier does not know
-        plan = dataclasses.replace(plan, names=(), image_weights=False)
+        standing = Standing() if options.image_weights else plan.standing
+        plan = dataclasses.replace(plan, names=(), image_weights=False, standing=standing)
     last = processes.of_main(plan.last if plan.last.is_file() else None)
     resumed = read_or_predecessor(last) if last else None
     with stream:

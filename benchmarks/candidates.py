@@ -19,6 +19,7 @@ from utils.balancing import check_balance
 from utils.config import Hyperparameters, find_file, hyperparameters_from, load_yaml, plain
 from utils.flags import from_keywords
 from utils.log import InputError, shown
+from utils.run_folder import FROM_HYP
 from utils.sampling import check_sampling
 
 BASE = "base"
@@ -155,6 +156,7 @@ def settled(candidate: Candidate, base: Settings, source: Path) -> Settings:
             raise InputError(f"{where}: flags: {flag}: {error}") from None
         if name in RESERVED:
             raise InputError(f"{where}: flags: {flag}: expected another flag, this one is the search's own")
+    of_hyp = {name: typed.pop(name) for name in FROM_HYP if name in typed}  # a hyp file says these, too
     network = load_yaml(find_file(typed.pop("cfg"), "models", "models/hub", flag=f"{where}: flags: cfg")) if (
         "cfg" in typed
     ) else dict(base.network)  # fmt: skip
@@ -164,7 +166,7 @@ def settled(candidate: Candidate, base: Settings, source: Path) -> Settings:
     except ValueError as error:
         raise InputError(f"{where}: {error}") from None
     network = _with_rows({**network, **changed}, candidate.network.get(ROWS, {}), where)
-    values = plain(asdict(hyperparameters_from(hyp, where)))
+    values = plain(asdict(hyperparameters_from({**hyp, **of_hyp}, where)))
     return _checked(Settings(values, _off_default({**base.flags, **typed}), network), where)
 
 

@@ -158,18 +158,20 @@ def made_folds(options: argparse.Namespace) -> tuple[list[Path], str]:
     list_images(config, "train")  # what is wrong with it is told under its own name
     frames = pool(dataclasses.replace(config, splits={"train": config.splits["train"]}))
     divisions = divide(frames, options.folds, None, FOLD_SEED)
-    digest = hashlib.sha256(repr((config.names, config.view_names)).encode())
+    said = (config.names, config.view_names, config.group, config.clip, config.generate)
+    digest = hashlib.sha256(repr(said).encode())
     for division in divisions:
         for index in division.parts["val"]:
             path = frames.files[index]
             own = path.relative_to(config.root) if path.is_relative_to(config.root) else path.name
             label = label_path(path)
             digest.update(
-                f"{division.name} {own} ".encode("utf-8", "surrogateescape")
+                f"{division.name} {own} {path.stat().st_size} ".encode("utf-8", "surrogateescape")
                 + (label.read_bytes() if label.is_file() else b"")
             )
     signs = digest.hexdigest()[:10]
-    place = from_root(options.project).resolve() / f"folds{options.folds}-{signs}"
+    where = hashlib.sha256(str(config.root.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:4]
+    place = from_root(options.project).resolve() / f"folds{options.folds}-{signs}-{where}"  # data may be moved
     yamls = [place / f"{division.name}.yaml" for division in divisions]
     if not all(path.is_file() for path in yamls):
         shutil.rmtree(place, ignore_errors=True)  # of a start that was cut off here

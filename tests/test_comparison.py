@@ -71,6 +71,17 @@ def test_a_winner_beats_the_others_beyond_the_noise(scatter: float, wins: bool) 
     assert found.differences["a", "b", "mAP_0.5"].beyond_noise is wins
 
 
+def test_there_is_no_winner_where_the_seeds_in_common_say_the_opposite() -> None:
+    """The mean over all seeds is a's, but seed by seed b is better, beyond the noise."""
+    runs = [of("a", seed, mAP_05=value) for seed, value in enumerate((0.50, 0.51, 0.99))]
+    runs += [of("b", seed, mAP_05=value) for seed, value in enumerate((0.60, 0.62))]
+    for given in (runs, runs[::-1]):
+        found = comparison(*given)
+        (difference,) = found.differences.values()
+        assert abs(difference.value) == pytest.approx(0.105) and difference.beyond_noise
+        assert found.winners == frozenset()
+
+
 def test_there_is_no_winner_where_one_other_method_is_within_the_noise() -> None:
     clear = of("c", mAP_05=drawn(0.1, own_noise(0.001, 2)))
     close = of("b", mAP_05=drawn(0.59, own_noise(0.2)))

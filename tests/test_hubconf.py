@@ -65,7 +65,7 @@ def test_one_frame_in_every_form_gives_the_same(model: Any, tmp_path: Path) -> N
     results = model(forms)
     assert len(results) == results.n == len(forms) and len(results.pred[0])
     assert all(torch.equal(boxes, results.pred[0]) for boxes in results.pred)
-    assert results.files[:4] == ["image0.jpg", "f.jpg", "f.jpg", "image3.jpg"] and results.files[-1] == "f.jpg"
+    assert results.files[:4] == ["image0.jpg", "f.jpg", "f_2.jpg", "image3.jpg"] and results.files[-1] == "f_3.jpg"
     assert torch.equal(model(tuple(forms[:1])).pred[0], model(forms[0]).pred[0])
 
 
@@ -91,6 +91,14 @@ def test_attributes_are_heeded_when_they_are_set(model: Any) -> None:
     assert len(model(frame()).pred[0]) > len(everything)
     model.multi_label, model.agnostic, model.iou = False, True, 0.1
     assert len(model(frame()).pred[0]) < len(everything)
+    for names in ({0: "a", 1: "b", 2: "c", 3: "d"}, ["a", "b", "c", "d"]):
+        model.names = names
+        results = model(frame())
+        assert results.names[3] == "d" and set(results.pandas().xyxy[0].name) <= set("abcd")
+    model.names = {1: "a"}
+    with pytest.raises(InputError, match=r"model\.names: expected the numbers 0 to 3"):
+        model(frame())
+    model.names = dict(enumerate(model._found.names))
     model.amp = False
     model(frame())
     assert model._predictor.compute.amp is None

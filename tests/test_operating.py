@@ -13,7 +13,7 @@ from utils.dataset import EchoDataset
 from utils.evaluation import Evaluation, FramePrediction, Speed
 from utils.log import InputError
 from utils.metrics import detection_figures
-from utils.operating import OperatingPoint
+from utils.operating import OperatingPoint, warn_of_window
 from utils.view_metrics import ViewFigures
 
 
@@ -40,6 +40,13 @@ def test_the_confidence_is_the_best_of_validation_and_the_temperature_cools_what
     assert point.temperature is not None and point.temperature > 2
     timid = OperatingPoint.of(evaluation(dataset, 0.4), dataset)
     assert timid.temperature is not None and timid.temperature < 0.5
+
+
+def test_another_window_than_the_temperatures_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    warn_of_window(4, 4)
+    assert caplog.text == ""
+    warn_of_window(4, 0)
+    assert "fitted to views averaged with 4 frames on either side, here with 0" in caplog.text
 
 
 def test_a_detector_alone_has_no_temperature(dataset: EchoDataset) -> None:

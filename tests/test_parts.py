@@ -10,15 +10,18 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import pytest
 
 import train
 from tests.phantoms import make_dataset, settle, write_frame, write_yaml
 from utils import dataset, frames, leakage
+from utils.checkpoint import Checkpoint
 from utils.config import ROOT, Hyperparameters, load_hyperparameters
 from utils.flags import from_keywords
 from utils.log import InputError
 from utils.parts import PERMUTED, Parts, checked_dataset, open_parts
+from utils.sampling import class_weights
 
 
 @pytest.fixture
@@ -61,6 +64,28 @@ def test_frames_are_drawn_in_one_way_only(tmp_path: Path, rules: Hyperparameters
     with pytest.raises(InputError, match=rf"--{flag.replace('_', '-')} and sampling: clips .*: expected one of them"):
         opened(make_dataset(tmp_path), drawn, **{flag: True})
     assert opened(make_dataset(tmp_path), drawn).frame_weights is not None
+
+
+def test_classes_that_are_rare_are_drawn_more_from_the_first_epoch_on(tmp_path: Path, rules: Hyperparameters) -> None:
+    drawn, alike = (opened(make_dataset(tmp_path), rules, image_weights=asked) for asked in (True, False))
+    assert alike.frame_weights is None and drawn.frame_weights is not None
+    assert np.array_equal(drawn.frame_weights, class_weights(drawn.train, np.zeros(len(drawn.train.names))))
+
+
+def test_a_start_that_does_not_say_what_it_saw_is_told_also_of_what_follows_it(
+    tmp_path: Path, rules: Hyperparameters
+) -> None:
+    def follows(content: dict[str, object]) -> Parts:
+        options = from_keywords(train.FLAGS, {"data": str(data), "imgsz": 64, "batch_size": 2})
+        start = Checkpoint(Path("fork.pt"), content, (), (), 64, False, rules)
+        return open_parts(checked_dataset(options, rules), options, rules, 32, [start])
+
+    data = make_dataset(tmp_path)
+    parts = follows({})
+    words = "fork.pt, from which the training starts, does not say what it was trained on"
+    assert parts.untold == ("fork.pt",) and parts.warnings[0] == words
+    again = follows({"trained_on": parts.trained_on.content(), "untold": list(parts.untold)})
+    assert again.untold == ("fork.pt",) and again.warnings[0] == words
 
 
 def test_a_part_in_which_no_view_is_known_is_refused(tmp_path: Path, rules: Hyperparameters) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,17 @@ def test_torchruns_variables() -> None:
     assert not torch.distributed.is_initialized()
 
 
-def test_a_launch_is_named_by_its_id_or_by_where_its_processes_meet() -> None:
+def test_a_launch_is_named_by_its_id_or_by_where_its_processes_meet_and_whose_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     meeting = GIVEN | {"TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
-    assert here(meeting).launch == "localhost:29500"
+    assert here(meeting).launch.startswith("localhost:29500-")
     assert here(meeting | {"TORCHELASTIC_RUN_ID": "b"}).launch == "b"
     assert here(meeting | {"TORCHELASTIC_RESTART_COUNT": "1"}).launch == here(meeting).launch
+    before = here(meeting).launch
+    monkeypatch.setattr(os, "getppid", lambda: os.getpid())  # another torchrun, at the same address
+    assert here(meeting).launch != before
+    assert here(meeting | {"TORCHELASTIC_RUN_ID": "b"}).launch == "b"
 
 
 def test_a_start_is_of_all_processes_of_one_torchrun_and_of_no_other(monkeypatch: pytest.MonkeyPatch) -> None:

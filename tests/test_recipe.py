@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks import recipe
-from benchmarks.candidates import BASE, Settings, base_settings, read_candidates, settled
+from benchmarks.candidates import BASE, Candidate, Settings, base_settings, read_candidates, settled
 from benchmarks.recipe_table import FIGURES, Runs, compared, in_common, notes, print_table
 from models.yolo import Network
 from tests import simulated
@@ -162,6 +162,35 @@ def test_faults_are_found_before_the_first_training(tmp_path: Path, arguments: t
 
 def base(**flags: Any) -> Settings:
     return base_settings("models/yolov5n.yaml", "hyp/joint_training_rules.yaml", **{"imgsz": 224, "epochs": 15} | flags)
+
+
+def test_a_flag_that_a_hyp_file_says_too_takes_effect() -> None:
+    by_flag = settled(Candidate("linear", "", flags={"cos-lr": False}), base(), TABLE)
+    assert by_flag == settled(Candidate("linear", "", hyp={"cos_lr": False}), base(), TABLE)
+    assert by_flag.hyp["cos_lr"] is False and base().hyp["cos_lr"] is True
+    with pytest.raises(InputError, match="balance"):
+        settled(Candidate("wrong", "", flags={"balance": "nothing"}), base(), TABLE)
+
+
+def test_rows_are_of_the_data_as_they_were(tmp_path: Path) -> None:
+    data = phantom_yaml(tmp_path, patients=9)
+    cfg = tiny_cfg(tmp_path)
+
+    def folds(path: Path) -> tuple[str, Path]:
+        arguments = ["--data", str(path), "--cfg", str(cfg), "--img", "64", "--project", str(tmp_path / "runs")]
+        jobs, digests = recipe.planned(parse(recipe.FLAGS, "", arguments))
+        return digests["base"], jobs[0].data
+
+    first, place = folds(data)
+    assert folds(data) == (first, place)
+    text = data.read_text()
+    data.write_text(text + "clip: '^(p\\d+-c\\d+)-'\n")
+    other, its_place = folds(data)
+    assert other != first and "clip" in its_place.read_text()
+    data.write_text(text)
+    frame = next((load_dataset_config(data).root / "images" / "train").iterdir())
+    frame.write_bytes(frame.read_bytes() + b"more")
+    assert folds(data)[0] != first
 
 
 def test_every_candidate_of_the_table_differs_from_every_other() -> None:

@@ -97,6 +97,25 @@ def test_nothing_that_is_written_says_whose_it_is(study: Path) -> None:
     assert content(run)["studies"][0]["uid"] is None
 
 
+def test_a_window_on_the_screen_writes_no_name_either(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("utils.writer.show", lambda *_: True)
+    monkeypatch.setattr(cv2, "destroyAllWindows", lambda: None)
+    monkeypatch.setattr(detect, "has_screen", lambda: True)
+    run = reported(study, save_study=False, view_img=True, save_csv=True, save_txt=True)
+    files = [path for path in run.rglob("*") if path.is_file()]
+    assert len(list(run.glob("clip-*.mp4"))) == 1 and list((run / "labels").glob("clip-*_*.txt"))
+    for name in (PATIENT, "ID-4711", INSTANCE, "IMG1", "early"):  # of the DICOM files; the others keep their names
+        assert not [path for path in files if name.lower() in path.name.lower()], name
+        assert not [path for path in files if name.encode() in path.read_bytes()], name
+
+
+def test_valves_that_were_not_looked_for_are_not_reported_as_not_found(study: Path) -> None:
+    found = content(reported(study, classes=[1], agnostic_nms=True))
+    assert [valve["name"] for valve in found["studies"][0]["valves"]] == ["MR"]
+    assert found["notice"].endswith(" Looked for MR alone.")
+    assert (found["settings"]["classes"], found["settings"]["agnostic_nms"]) == ([1], True)
+
+
 @pytest.mark.parametrize("source", ["study", ".", "study/**", "study/../study", "list.txt"])
 def test_folders_of_files_that_cannot_be_read_are_not_said(
     study: Path, source: str, monkeypatch: pytest.MonkeyPatch

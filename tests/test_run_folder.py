@@ -15,7 +15,7 @@ from tests.test_engine import hyperparameters
 from utils.flags import from_keywords
 from utils.labels import Problem
 from utils.parts import Parts, checked_dataset, open_parts
-from utils.run_folder import FROM_HYP, stored_options, write_start
+from utils.run_folder import FROM_HYP, OF_A_RUN, stored_options, write_start
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +50,13 @@ def test_a_run_begins_with_its_settings_and_what_the_hyp_file_decided(
 def test_figures_of_an_earlier_run_in_the_folder_do_not_stay(
     opened: tuple[argparse.Namespace, Parts], tmp_path: Path
 ) -> None:
-    for name in ("metrics.json", "balance.csv"):
+    (tmp_path / "weights").mkdir()
+    for name in (*OF_A_RUN, "weights/epoch0.pt", "notes.txt"):
         (tmp_path / name).write_text("of an earlier run")
     start(tmp_path, *opened)
-    assert not (tmp_path / "metrics.json").exists() and not (tmp_path / "balance.csv").exists()
+    assert {"metrics.json", "weights/last.pt", "weights/last_previous.pt"} <= {*OF_A_RUN}
+    assert not [name for name in OF_A_RUN if (tmp_path / name).exists()]
+    assert (tmp_path / "weights" / "epoch0.pt").is_file() and (tmp_path / "notes.txt").is_file()
 
 
 def test_faults_in_the_data_are_listed_a_line_each(

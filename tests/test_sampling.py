@@ -19,7 +19,7 @@ from utils.batches import EpochSampler, Key
 from utils.config import ROOT, Hyperparameters, load_dataset_config
 from utils.dataset import EchoDataset
 from utils.log import InputError
-from utils.sampling import SAMPLINGS, check_sampling, sampling_weights
+from utils.sampling import SAMPLINGS, check_sampling, class_weights, sampling_weights
 
 FRAMES = {("p01", "c01"): 1, ("p01", "c02"): 5, ("p02", "c01"): 3, ("p03", "c01"): 2}
 
@@ -103,3 +103,14 @@ def test_a_training_draws_so_from_the_first_epoch_on_and_its_checkpoint_says_so(
     )  # fmt: skip
     weights = checkpoint.read(run / "weights" / "last.pt").content["frame_weights"]
     assert weights is not None and weights.sum() == pytest.approx(1)
+
+
+def test_frames_of_a_rare_class_that_is_found_badly_are_drawn_more(tmp_path: Path, hyp: Hyperparameters) -> None:
+    for number in range(6):  # five of class 0, one of class 1, one of none
+        write_frame(tmp_path, f"train/p{number:02}-1.png", (48, 64), [(int(number == 5), 1, 1, 20, 20)], view=0)
+    write_frame(tmp_path, "train/p09-1.png", (48, 64), view=0)
+    dataset = EchoDataset(load_dataset_config(write_yaml(tmp_path, val="images/train")), "train", 64)
+    at_first = class_weights(dataset, np.zeros(4))
+    assert at_first[5] == pytest.approx(5 * at_first[0]) and at_first[6] == at_first[0] > 0
+    found = class_weights(dataset, np.array([0.9, 0.0, 0.0, 0.0]))
+    assert found[5] == pytest.approx(500 * found[0]) and found.shape == (7,)

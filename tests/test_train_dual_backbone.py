@@ -367,6 +367,16 @@ def test_a_run_in_two_processes_that_was_cut_ends_as_an_uninterrupted_one(place:
         assert same_part(folder, parallel, part)
 
 
+def test_a_part_whose_checkpoint_is_damaged_goes_on_from_the_save_before_it(place: Path, turns: Path) -> None:
+    folder = cut_run(turns, place, "damaged", ("detector",))
+    weights = folder / "detector" / "weights"
+    (weights / "last_previous.pt").write_bytes((weights / "last.pt").read_bytes())
+    (weights / "last.pt").write_bytes((weights / "last.pt").read_bytes()[:-100])
+    assert train_dual_backbone.run(resume=str(folder / "weights" / "last.pt")) == folder
+    assert figures(folder) == figures(turns)
+    assert equal(content(folder, "detector")["network"], content(turns, "detector")["network"])
+
+
 def test_layers_that_are_frozen_stay_so_when_a_run_goes_on(place: Path) -> None:
     folder = fit(place, "frozen", classifier=tiny(place), freeze=[3])
     kept = {
@@ -391,6 +401,7 @@ def test_each_script_names_the_other_for_the_runs_of_the_other(turns: Path, join
         (train_dual_backbone.run, turns / "classifier" / "weights" / "last.pt", "that of one of its two networks"),
         (train_dual_backbone.run, turns / "weights" / "last.pt", "its training is finished"),
         (train_dual_backbone.run, turns / "weights" / "best.pt", "got a stripped one"),
+        (train_dual_backbone.run, turns / "weights" / "epoch0.pt", r"epoch0\.pt: expected last\.pt of a run of two"),
     ]
     for script, path, words in goes_on:
         with pytest.raises(InputError, match=words) as caught:

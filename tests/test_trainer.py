@@ -1,4 +1,4 @@
-"""utils.trainer: sampling weights, rows of the log, and a loss that is no number; test_train.py runs the whole loop."""
+"""utils.trainer: what a run begins with, and a loss that is no number; test_train.py runs the whole loop."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from models.yolo import fused
 from tests.test_engine import learning
 from tests.tiny import CPU, hyperparameters, tiny_network
 from utils.dataset import EchoDataset, build_loader
-from utils.epoch import BAD_STEPS
-from utils.evaluation import Evaluation, Speed, inference_copy
+from utils.epoch import BAD_STEPS, EpochProgress
+from utils.evaluation import inference_copy
 from utils.learner import Learner
 from utils.log import InputError
-from utils.metrics import detection_figures
-from utils.plan import Plan
-from utils.trainer import Training, fit, frame_weights
+from utils.plan import Plan, Standing
+from utils.trainer import Training, fit
 
 
 def learner() -> Learner:
@@ -62,13 +61,23 @@ def test_the_inference_copy_gives_the_networks_own_answers() -> None:
     assert fused(network) is not network
 
 
-def test_frames_of_a_rare_class_that_is_found_badly_are_drawn_more(dataset: EchoDataset) -> None:
-    found = np.ones((1, 10), bool)
-    figures = detection_figures(found, np.array([0.9]), np.array([0.0]), np.array([0.0, 1.0]))  # AP of 0: 1, of 1: 0
-    result = Evaluation(figures, None, None, np.zeros((5, 5), np.int64), [], Speed(0, 0, 0))
-    weights = frame_weights(dataset, result, 4)
-    assert weights.shape == (len(dataset),) and (weights > 0).all()
-    only = [{int(c) for c in label.boxes[:, 0]} for label in dataset.labels]
-    first = [weight for weight, classes in zip(weights, only, strict=True) if classes == {0}]
-    second = [weight for weight, classes in zip(weights, only, strict=True) if classes == {1}]
-    assert first and second and max(first) < min(second)
+def test_weights_of_other_frames_are_one_line(dataset: EchoDataset, tmp_path: Path) -> None:
+    loader, asked = build_loader(dataset, 4, 0), plan(tmp_path)
+    asked = replace(asked, standing=Standing(1, frame_weights=np.ones(len(dataset) + 1)))
+    with pytest.raises(
+        InputError, match=rf"last\.pt: frame_weights: expected {len(dataset)}, .* got {len(dataset) + 1}"
+    ):
+        Training(learner(), loader, loader, asked, CPU)
+
+
+def test_a_run_that_goes_on_without_its_last_checkpoint_writes_none_before_it_has_trained(
+    dataset: EchoDataset, tmp_path: Path
+) -> None:
+    """What it goes on from, last_previous.pt or an epoch's, stays as it is; an epoch's file is not written again."""
+    loader = build_loader(dataset, 4, 0)
+    asked = replace(plan(tmp_path), save_period=1)
+    for standing in (Standing(1), Standing(1, EpochProgress(batches=1)), Standing(0, EpochProgress(batches=1))):
+        Training(learner(), loader, loader, replace(asked, standing=standing), CPU).begin()
+        assert not list((tmp_path / "weights").iterdir())
+    Training(learner(), loader, loader, asked, CPU).begin()
+    assert [path.name for path in (tmp_path / "weights").iterdir()] == ["last.pt"]

@@ -30,7 +30,7 @@ def content(folder: Path, standing: Standing, **figures: float) -> dict[str, Any
 
 
 def test_where_a_training_stands_comes_back_from_its_file(tmp_path: Path) -> None:
-    asked = plan(tmp_path)
+    asked = replace(plan(tmp_path), image_weights=True)
     asked.last.parent.mkdir()
     weights = np.array([0.5, 1.5])
     standing = Standing(2, EpochProgress(batches=3), 7.5, 0.25, 1, weights)
@@ -52,6 +52,10 @@ def test_where_a_training_stands_comes_back_from_its_file(tmp_path: Path) -> Non
     assert now.progress is not None and now.progress.batches == 3
     assert now.frame_weights is not None and now.frame_weights.tolist() == weights.tolist()
     assert replace(resumed, standing=asked.standing) == asked
+    # how patients or clips are drawn follows from the data as they are now
+    others = Standing(frame_weights=np.ones(3))
+    by_clip = replace(asked, image_weights=False, standing=others)
+    assert restore(other, by_clip, checkpoint.read(asked.last)).standing.frame_weights is others.frame_weights
 
 
 def test_a_training_has_ended_unless_more_epochs_are_asked_for(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from utils.flags import parse
 from utils.log import InputError
 from utils.predict import Prediction
 from utils.sources import Frame
-from utils.writer import BackgroundWriter, Writer
+from utils.writer import BackgroundWriter, Video, Writer, writable_rate
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +98,27 @@ def test_boxes_of_one_class_have_pictures_that_no_other_frame_has(tmp_path: Path
     assert {path.name for path in (tmp_path / "crops" / "b").iterdir()} == {
         "f1.jpg", "f1_box2.jpg", "f12.jpg", "f12_box2.jpg"
     }  # fmt: skip
+
+
+def test_a_file_that_is_called_as_another_files_crop_overwrites_none(tmp_path: Path) -> None:
+    twice = Prediction(np.repeat(PREDICTION.boxes, 2, 0), PREDICTION.view)
+    with Writer(tmp_path, options("--nosave", "--save-crop"), ("a", "b"), ("x", "y")) as writer:
+        for name in ("f1.jpg", "f1_box2.jpg", "f1_box2_box1.jpg"):
+            writer.take(frame(name), twice)
+    assert {path.stem for path in (tmp_path / "crops" / "b").iterdir()} == {
+        "f1", "f1_box2", "f1_box2_box1", "f1_box2_box2", "f1_box2_box1_box1", "f1_box2_box1_box2"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("fps", [0.0005, 0.5, 7.1234, 29.97003, 65.53, 66.66667, 70.4225, 83.0013, 655.4, 9999.9, 1e6])
+def test_a_video_has_nearly_any_rate(tmp_path: Path, fps: float) -> None:
+    path = tmp_path / "a.mp4"
+    video = Video(path, path, (32, 32), fps)
+    video.write(np.zeros((32, 32, 3), np.uint8))
+    video.close()
+    assert path.stat().st_size > 0
+    if 0.01 <= fps <= 65535:
+        assert writable_rate(fps) == pytest.approx(fps, rel=1e-3)
 
 
 # --- in a thread -----------------------------------------------------------------------------------------------------

@@ -132,7 +132,7 @@ def paired(parts: Mapping[str, Checkpoint]) -> dict[str, Any]:
     """
     detector, classifier = (parts[name].content for name in PARTS)
     boxes, views = (content.get("operating") for content in (detector, classifier))
-    own = ("names", "image_size", "rect", "hyp", "trained_on", "permuted_labels", "options", "date", "git")
+    own = ("names", "image_size", "rect", "hyp", "trained_on", "untold", "permuted_labels", "options", "date", "git")
     return {
         **{key: detector[key] for key in own if key in detector},
         "view_names": classifier["view_names"],
@@ -348,7 +348,7 @@ _OPTIONAL: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "figures": (_are_figures, "figures by name"),
     "operating": (_are_figures, "a confidence and a temperature by name"),  # more of it in utils.operating
     "trained_on": (_is_fingerprint, "a fingerprint with hash, patients and hashes"),
-    "untold": (_are_words, "a list of names"),  # members of an ensemble that do not say what they were trained on
+    "untold": (_are_words, "a list of names"),  # members, or files started from, that do not say what they saw
     "permuted_labels": (_is_count, "a seed"),
     "options": (_are_by_name, "options by name"),
     "epochs": (_are_epochs, "a number of epochs, or one for each part"),

@@ -142,8 +142,12 @@ class Comparison:
         value, against = (self.estimates[m, column.key].value for m in (method, other))
         if (value - against) * column.better <= 0:
             return False
-        found = self.differences.get((method, other, column.key)) or self.differences[other, method, column.key]
-        return column.exact or found.beyond_noise
+        if column.exact:
+            return True
+        earlier = (method, other, column.key) in self.differences
+        found = self.differences[(method, other, column.key) if earlier else (other, method, column.key)]
+        # the difference is of the seeds that both have, and these may say the opposite of all seeds
+        return found.beyond_noise and (found.value if earlier else -found.value) * column.better > 0
 
     @property
     def shown(self) -> tuple[Column, ...]:

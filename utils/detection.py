@@ -48,7 +48,7 @@ class Detection:
         self, folder: Path, ledger: Ledger | None = None, failures: Mapping[Path, str] | None = None
     ) -> Writer | BackgroundWriter:
         """A writer into a run's folder, in a thread of its own; not yet entered."""
-        writer = Writer(folder, self.options, self.names, self.view_names, ledger, failures)
+        writer = Writer(folder, self.options, self.names, self.view_names, ledger, failures, self.naming)
         # a window belongs to the main thread, and its key to the frame that it shows
         return writer if self.options.view_img else BackgroundWriter(writer, max(self.size, FRAMES_AHEAD))
 

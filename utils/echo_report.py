@@ -76,15 +76,18 @@ def study_report(
         clips: of all studies, in order.
         identities: of each study by its name: uid and patient; with --keep-identifiers only.
         skipped: files that could not be read, and why.
-        facts: when, with which weights and settings.
+        facts: when, with which weights and settings; valves that these leave out have no row.
     """
+    only = facts["settings"].get("classes")
+    looked_for = [*range(len(naming.classes))] if only is None else sorted(set(only))
+    said = "" if only is None else f" Looked for {', '.join(naming.classes[label] for label in looked_for)} alone."
     studies: dict[str, list[dict[str, Any]]] = {}
     for clip in clips:
         studies.setdefault(clip.study, []).append(_clip_report(clip, naming, rules))
     return {
         "schema": SCHEMA,
         "version": VERSION,
-        "notice": NOTICE,
+        "notice": NOTICE + said,
         **facts,
         "names": list(naming.classes),
         "view_names": list(naming.views),
@@ -93,7 +96,7 @@ def study_report(
                 "id": study,
                 **{key: identities.get(study, {}).get(key) for key in ("uid", "patient")},
                 "clips": reports,
-                "valves": [_valve_report(label, name, reports) for label, name in enumerate(naming.classes)],
+                "valves": [_valve_report(label, naming.classes[label], reports) for label in looked_for],
             }
             for study, reports in studies.items()
         ],

@@ -15,8 +15,17 @@ import numpy as np
 
 from utils.dataset import EchoDataset
 from utils.evaluation import Evaluation
-from utils.log import InputError, shown
+from utils.log import LOGGER, InputError, shown
 from utils.view_metrics import fit_temperature
+
+
+def warn_of_window(fitted: int, used: int) -> None:
+    """Say it where the temperature was fitted to views that were averaged over another window (``clip_window``)."""
+    if fitted != used:
+        LOGGER.warning(
+            "--calibrate: the temperature was fitted to views averaged with %d frames on either side, here with %d: "
+            "it is not the best one", fitted, used,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from utils.augment import Augmenter
 from utils.checkpoint import Trained
-from utils.config import DatasetConfig, Hyperparameters, find_file, load_dataset_config
+from utils.config import DatasetConfig, Hyperparameters, class_names, find_file, load_dataset_config
 from utils.dataset import EchoDataset, prepare
 from utils.flags import check_range
 from utils.groups import warn_of_unmatched
@@ -23,7 +23,7 @@ from utils.letterbox import whole_strides
 from utils.log import LOGGER, InputError
 from utils.permutation import shuffled_labels
 from utils.preprocess import Preprocessor
-from utils.sampling import check_sampling, sampling_weights
+from utils.sampling import check_sampling, class_weights, sampling_weights
 
 PERMUTED = "labels were shuffled between patients (control): these figures should be those of chance"
 
@@ -38,6 +38,7 @@ class Parts:
         trained_on: what a checkpoint remembers of the training part.
         leakage: what validation has in common with it.
         warnings: what readers of the figures must know.
+        untold: files from which the training starts that do not say what they were trained on.
     """
 
     train: EchoDataset
@@ -47,6 +48,7 @@ class Parts:
     trained_on: Fingerprint
     leakage: Leakage
     warnings: tuple[str, ...]
+    untold: tuple[str, ...] = ()
 
     @property
     def problems(self) -> list[Problem]:
@@ -107,7 +109,7 @@ def open_parts(
             f"{config.file}: train: no label file has a view row, but {options.hyp} has classification_enabled: true; "
             "hyp/detection_only.yaml trains boxes alone"
         )
-    trained_on, leakage, warnings = _compared(train_set, val_set, starts)
+    trained_on, leakage, warnings, untold = _compared(train_set, val_set, starts)
     if options.strict_groups:
         refuse(warnings, config)
     report(leakage)
@@ -115,23 +117,30 @@ def open_parts(
         warnings.append(PERMUTED)
         LOGGER.warning("%s", PERMUTED)
     warn_of_unmatched(config, [*train_set.files, *val_set.files])
-    weights = sampling_weights(hyp.sampling, train_set)
-    return Parts(train_set, val_set, size, weights, trained_on, leakage, tuple(warnings))
+    if options.image_weights:
+        weights: NDArray[np.float64] | None = class_weights(
+            train_set, np.zeros(len(class_names(config, options.single_cls)))
+        )
+    else:
+        weights = sampling_weights(hyp.sampling, train_set)
+    return Parts(train_set, val_set, size, weights, trained_on, leakage, tuple(warnings), tuple(untold))
 
 
 def _compared(
     train_set: EchoDataset, val_set: EchoDataset, starts: Sequence[Trained]
-) -> tuple[Fingerprint, Leakage, list[str]]:
-    """Whom the network will have seen, what validation has in common with them, and the warnings of it."""
-    trained_on, warnings = Fingerprint.of(train_set), []
+) -> tuple[Fingerprint, Leakage, list[str], list[str]]:
+    """Whom the network will have seen; what validation has in common with them, and warnings; who does not say."""
+    trained_on, untold = Fingerprint.of(train_set), list[str]()
     for start in starts:
         content = start.content.get("trained_on")
         if content is None:
-            warnings.append(f"{start.path.name}, from which the training starts, does not say what it was trained on")
+            untold.append(start.path.name)
         else:
             trained_on = trained_on.joined(Fingerprint.from_content(content, start.path))
+            untold += start.content.get("untold") or ()  # those that it started from itself, or its members
     leakage = compare(trained_on, val_set)
-    return trained_on, leakage, [*warnings, *leakage.warnings]
+    said = [f"{name}, from which the training starts, does not say what it was trained on" for name in untold]
+    return trained_on, leakage, [*said, *leakage.warnings], untold
 
 
 def refuse(warnings: Sequence[str], config: DatasetConfig) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
 
+import psutil
 import torch
 import torch.distributed
 from torch import Tensor, nn
@@ -32,7 +33,8 @@ class Processes:
         rank: its number, from 0.
         size: how many there are.
         local_rank, local_size: the same among those on this machine.
-        launch: names the start of torchrun that all belong to, the same after it has started them again; "" without.
+        launch: names the start of torchrun that this process belongs to, the same after it has started it again, and on
+            each machine another where --rdzv-id names none; "" without torchrun.
         restarts: how many times torchrun has started them again.
     """
 
@@ -173,4 +175,6 @@ def _launch(environment: Mapping[str, str]) -> str:
     name = environment.get("TORCHELASTIC_RUN_ID", "none")
     if name != "none":  # what torchrun says where --rdzv-id does not
         return name
-    return f"{environment.get('MASTER_ADDR', '')}:{environment.get('MASTER_PORT', '')}"
+    # two launches may meet at one address, one after the other; torchrun itself, our parent, outlives its restarts
+    parent = f"{socket.gethostname()}-{os.getppid()}-{psutil.Process(os.getppid()).create_time():.2f}"
+    return f"{environment.get('MASTER_ADDR', '')}:{environment.get('MASTER_PORT', '')}-{parent}"

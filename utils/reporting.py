@@ -35,8 +35,8 @@ MOST_PICTURES = 6000  # in a page, 100 MB or so; of more, every second, third, .
 WRITTEN = ("study.json", "findings.csv", "study.html")
 # Options that the report says; those that change no finding are left out.
 SETTINGS = (
-    "conf_thres", "iou_thres", "max_det", "vid_stride", "calibrate", "track_iou", "track_gap", "track_frames",
-    "view_agreement", "keep_overlay", "keep_identifiers",
+    "conf_thres", "iou_thres", "max_det", "classes", "agnostic_nms", "amp", "half", "vid_stride", "calibrate",
+    "track_iou", "track_gap", "track_frames", "view_agreement", "keep_overlay", "keep_identifiers",
 )  # fmt: skip
 
 

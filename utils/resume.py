@@ -15,6 +15,7 @@ from utils.flags import Flag, from_keywords
 from utils.log import LOGGER, InputError, Interrupted
 from utils.training_state import check_options, check_state
 
+LAST = "last.pt"
 FIGURES = "metrics.json"  # what a run writes last, but for pictures
 TAKES_EFFECT = {"resume", "traceback", "device", "workers", "threads", "save_steps", "epochs"}  # beside --resume
 
@@ -36,6 +37,8 @@ def latest_checkpoint(resume: str | bool, pair: bool = False, longer: bool = Fal
         if is_part(found):
             whole = path.parents[2] / "weights" / "last.pt"
             raise InputError(f"{path}: expected a run's last.pt, got that of one of its two networks; take {whole}")
+        if pair and path.name not in (LAST, checkpoint.predecessor(path.with_name(LAST)).name):
+            raise InputError(f"{path}: expected {LAST} of a run of two networks, each of which goes on from its own")
         if found.is_pair != pair:
             other = "train.py" if pair else "train_dual_backbone.py"
             raise InputError(f"{path}: expected a run of this script, got one that {other} --resume goes on with")

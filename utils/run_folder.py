@@ -28,6 +28,12 @@ from utils.table import table
 
 FROM_HYP = ("balance", "cos_lr", "label_smoothing", "patience", "seed")  # flags that a hyp file may set, too
 
+# what says how a run stands: of an earlier one, it would be believed of this
+OF_A_RUN = (
+    "metrics.json", "balance.csv", "results.csv", "training_history.json", "outcomes.npz", "data_problems.txt",
+    "weights/last.pt", "weights/last_previous.pt", "weights/best.pt",
+)  # fmt: skip
+
 
 def stored_options(options: argparse.Namespace) -> dict[str, Any]:
     """The options as opt.yaml and checkpoints hold them."""
@@ -38,7 +44,7 @@ def write_start(
     folder: Path, options: argparse.Namespace, hyp: Hyperparameters, parts: Parts, names: Sequence[str]
 ) -> None:
     """The files a run begins with: its settings, its data's faults, and what the data look like."""
-    for name in ("metrics.json", "balance.csv"):  # with --exist-ok, of an earlier run
+    for name in OF_A_RUN:  # with --exist-ok, of an earlier one, which --resume must not take for this
         (folder / name).unlink(missing_ok=True)
     settings = plain(dataclasses.asdict(hyp))
     write_text(folder / "hyp.yaml", yaml.safe_dump(settings, sort_keys=False))

@@ -1,4 +1,4 @@
-"""How often an epoch draws each training frame: all alike, or so that clips or patients are drawn alike.
+"""How often an epoch draws each training frame: all alike, so that clips or patients are, or by its boxes' classes.
 
 A patient of whom there are many frames is learned by heart, and one of few is not learned. An epoch stays as long as
 there are frames; they are then drawn with replacement.
@@ -49,3 +49,16 @@ def sampling_weights(sampling: str, dataset: EchoDataset) -> NDArray[np.float64]
         clips_of = Counter(dict(zip(clips, patients, strict=True)).values())
         weights /= [clips_of[patient] for patient in patients]
     return np.asarray(weights / weights.sum())
+
+
+def class_weights(dataset: EchoDataset, ap: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The weight of each frame (F,) with ``--image-weights``: the sum over its boxes of rarity x (1 - AP)^2.
+
+    Args:
+        ap: (nc,) average precision of each class in the last validation; 0 before the first, as in YOLOv5.
+    """
+    weight = np.maximum(1 - ap, 0.01) ** 2 / np.maximum(dataset.class_counts(), 1)
+    weight /= weight.sum()
+    of_frames = np.array([weight[label.boxes[:, 0].astype(int)].sum() for label in dataset.labels])
+    # background frames hold no class; the smallest weight of the others keeps them in the game
+    return np.where(of_frames > 0, of_frames, of_frames[of_frames > 0].min(initial=1.0))

@@ -26,6 +26,7 @@ from utils.videos import VIDEO_SUFFIXES, VideoFrame, capture, captured_frames, p
 STREAM_PREFIXES = ("rtsp://", "rtmp://", "http://", "https://", "tcp://")
 FRAMES_AHEAD = 4  # enough to overlap decoding with the network, and only 100 MB even for 4K frames
 DECODERS = 4  # stills that are decoded at once: a GPU's network would wait for one decoder
+_SECRET = re.compile(r"((?:user|usr|login|pass|pwd|token|auth|key|secret|sig)\w*)=[^&/;]*", re.IGNORECASE)
 
 T = TypeVar("T")
 
@@ -173,13 +174,19 @@ def open_source(source: str, vid_stride: int = 1, flag: str = "--source", study:
     if source.isascii() and source.isdigit():
         return Source(f"camera{int(source)}", vid_stride, address=int(source))
     if source.lower().startswith(STREAM_PREFIXES):
-        return Source(re.sub(r"//[^/]*@", "//", source), vid_stride, address=source)  # the name shows no password
+        return Source(without_password(source), vid_stride, address=source)
     path = Path(source)
     if not source or not (path.exists() or any(sign in source for sign in "*?[")):
         kinds = f"glob, .txt list, camera number or address ({' '.join(STREAM_PREFIXES)})"
         raise InputError(f"{flag}: an existing file or folder, {kinds} expected, {source!r} came")
     several = not path.is_file() or suffix_of(path) == "txt"
     return Source(source, vid_stride, files_of(source, study), several, study=study)
+
+
+def without_password(address: str) -> str:
+    """A stream's address as it is shown: without what stands before an @ or, as many cameras have it, in the query."""
+    scheme, _, rest = address.partition("//")
+    return _SECRET.sub(r"\1=", f"{scheme}//{rest.rpartition('@')[2]}")
 
 
 def prefetch(items: Iterator[T], depth: int) -> Generator[T, None, None]:

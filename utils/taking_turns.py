@@ -27,6 +27,7 @@ from utils.interrupt import Interrupts
 from utils.log import InputError, Interrupted, one_line, progress, setup
 from utils.loggers import COLUMNS, format_results, read_history, read_results
 from utils.processes import ALONE, Processes
+from utils.resume import LAST, read_or_predecessor
 from utils.trainer import Training, peak_memory
 
 # Columns of the log that the classifier fills; the others are the detector's.
@@ -112,6 +113,13 @@ class PairFiles:
         if made != self._last or not self.begun:
             self._write("last", last)  # after best.pt, so that what it says of that is true
             self._last = made
+
+    def mend(self) -> None:
+        """Let a part whose last.pt is damaged go on from the save before it."""
+        for name in PARTS:
+            last = self.part(name) / "weights" / LAST
+            if last.is_file() and (found := read_or_predecessor(last)).path != last:
+                found.path.replace(last)
 
     def read(self, name: str) -> dict[str, Checkpoint] | None:
         """Both parts' last or best checkpoint; None until both are there."""

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import psutil
-from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from models.balancer import TASKS
@@ -30,6 +29,7 @@ from utils.loggers import RunLogger
 from utils.operating import OperatingPoint
 from utils.plan import Outcome, Plan, Standing
 from utils.processes import ALONE, Processes
+from utils.sampling import class_weights
 from utils.training_checkpoint import content_of, write
 
 BAD_FILES_NAMED = 64  # of the steps that were not finite, at most
@@ -56,6 +56,11 @@ class Training:
         self._batches: EpochBatches = batches
         self._val_set: EchoDataset = val_set
         standing = plan.standing
+        if standing.frame_weights is not None and len(standing.frame_weights) != len(batches.keys):
+            raise InputError(
+                f"{plan.last}: frame_weights: expected {len(batches.keys)}, a weight for each training frame, got "
+                f"{len(standing.frame_weights)}; the data have changed since"
+            )
         batches.keys.weights = standing.frame_weights
         joint = bool(plan.names and plan.view_names) and learner.criterion.view is not None
         self._logger: RunLogger | None = None
@@ -76,7 +81,7 @@ class Training:
 
     def begin(self) -> None:
         """Save the network as it is before the first epoch, so that a checkpoint is there from the start."""
-        if not self.plan.last.exists():
+        if not self.plan.last.exists() and not self.epochs and self.plan.standing.progress is None:
             self._save()
 
     def step(self) -> None:
@@ -116,7 +121,9 @@ class Training:
             self._best_fitness, self._best_epoch = fitness, epoch
         stopping = evaluation is not None and 0 < plan.patience <= epoch - self._best_epoch
         if evaluation and plan.image_weights and isinstance(self._train_loader.dataset, EchoDataset):
-            self._batches.keys.weights = frame_weights(self._train_loader.dataset, evaluation, len(plan.names))
+            ap = np.zeros(len(plan.names))
+            ap[evaluation.detection.classes] = evaluation.detection.ap.mean(1)
+            self._batches.keys.weights = class_weights(self._train_loader.dataset, ap)
         self._keep_time()
         self._log(_row(epoch, learner, plan, progress, evaluation))
         self._progress = EpochProgress(in_a_row=progress.in_a_row, bad_frames=progress.bad_frames)
@@ -249,17 +256,6 @@ def _row(
             row["metrics/view_accuracy"] = evaluation.view.accuracy
             row["metrics/view_macro_f1"] = evaluation.view.macro_f1
     return row
-
-
-def frame_weights(dataset: EchoDataset, evaluation: Evaluation, nc: int) -> NDArray[np.float64]:
-    """Weight of each frame in sampling: the sum over its boxes of their class's rarity x (1 - AP)^2."""
-    ap = np.zeros(nc)
-    ap[evaluation.detection.classes] = evaluation.detection.ap.mean(1)
-    weight = np.maximum(1 - ap, 0.01) ** 2 / np.maximum(dataset.class_counts(), 1)
-    weight /= weight.sum()
-    of_frames = np.array([weight[label.boxes[:, 0].astype(int)].sum() for label in dataset.labels])
-    # background frames hold no class; the smallest weight of the others keeps them in the game
-    return np.where(of_frames > 0, of_frames, of_frames[of_frames > 0].min(initial=1.0))
 
 
 def peak_memory() -> int:

@@ -96,14 +96,16 @@ def restore(learner: Learner, plan: Plan, resumed: checkpoint.Checkpoint) -> Pla
     torch.set_rng_state(content["random"])
     if content.get("random_gpu") is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(content["random_gpu"])
-    weights, progress = content["frame_weights"], content.get("progress")
+    # how patients or clips are drawn follows from the data as they are now, how classes are from the last validation
+    weights = content["frame_weights"] if plan.image_weights else None
+    progress = content.get("progress")
     standing = Standing(
         epochs=content["epoch"] + 1,
         progress=EpochProgress(**progress) if progress else None,
         seconds=content.get("seconds", 0.0),
         best_fitness=content["best_fitness"],
         best_epoch=content["best_epoch"],
-        frame_weights=None if weights is None else weights.numpy(),
+        frame_weights=plan.standing.frame_weights if weights is None else weights.numpy(),
         ended=content["finished"] and learner.schedule.epochs <= content["options"]["epochs"],
     )
     return replace(plan, standing=standing)

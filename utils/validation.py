@@ -20,7 +20,7 @@ from utils.flags import check_range
 from utils.leakage import Fingerprint, compare
 from utils.log import LOGGER, InputError
 from utils.loss import JointLoss
-from utils.operating import OperatingPoint
+from utils.operating import OperatingPoint, warn_of_window
 from utils.parts import PERMUTED, refuse, report
 from utils.permutation import shuffled_labels
 from utils.preprocess import Preprocessor
@@ -122,6 +122,8 @@ def validate(
         point, source = OperatingPoint.of(evaluated(val_set, None), val_set), "val of this dataset"
     if options.calibrate and point is not None and point.temperature is None:
         raise InputError(f"{found.title}: --calibrate: expected a temperature fitted on validation, got none")
+    if options.calibrate:
+        warn_of_window(found.hyp.clip_window, frames)
     evaluation = evaluated(dataset, None if point is None else point.confidence)
     if point is None:
         point, source = OperatingPoint.of(evaluation, dataset), "this part, which flatters"
@@ -140,12 +142,16 @@ def validate(
 
 
 def suppressed_before(inside: Mapping[str, Any] | None, limits: Thresholds) -> list[str]:
-    """The warning that an export's own suppression, if there is one, has kept boxes from these thresholds."""
-    if inside is None or (inside["conf_thres"] <= limits.conf and inside["iou_thres"] == limits.iou):
+    """The warning that an export's own suppression, if there is one, has kept boxes from this evaluation."""
+    if inside is None:
         return []
+    said = (
+        f"confidence {inside['conf_thres']:g}, IoU {inside['iou_thres']:g}, {inside['max_det']} boxes a frame, "
+        f"one class a box{', of all classes alike' if inside['agnostic'] else ''}"
+    )
     return [
-        f"the export's own suppression came first (confidence {inside['conf_thres']:g}, IoU {inside['iou_thres']:g}): "
-        f"figures are not those of the checkpoint at {limits.conf:g} and {limits.iou:g}"
+        f"the export's own suppression came first ({said}): figures are not those of the checkpoint at confidence "
+        f"{limits.conf:g}, IoU {limits.iou:g}, {limits.max_det} boxes"
     ]
 
 

@@ -6,6 +6,7 @@ import argparse
 import csv
 import io
 import queue
+import re
 import threading
 from collections import Counter
 from collections.abc import Mapping
@@ -20,10 +21,14 @@ from utils.draw import draw, save
 from utils.ledger import Ledger
 from utils.letterbox import Image
 from utils.log import LOGGER, InputError, one_line
+from utils.output_names import OutputNames
 from utils.outputs import CSV_HEADER, UniqueNames, csv_rows, folder_name, frame_name, label_rows, view_row
 from utils.pictures import view_text
 from utils.predict import Prediction
 from utils.sources import Frame
+
+MOST_PARTS, SLOWEST = 65535, 0.01  # of a second in MPEG-4; frames a second
+_CALLED_AS_CROP = re.compile(r"_box\d+$")
 
 
 class Writer:
@@ -36,16 +41,19 @@ class Writer:
         ledger: is told which files are finished, and keeps the rows of predictions.csv; without one they are written
             there as they come, as of a camera, which never ends.
         failures: why files could not be read to their end, complete for a file when the next one's first frame comes.
+        naming: of what is written; the ledger's where there is one.
     """
 
     def __init__(
         self, folder: Path, options: argparse.Namespace, names: tuple[str, ...], view_names: tuple[str, ...],
-        ledger: Ledger | None = None, failures: Mapping[Path, str] | None = None,
+        ledger: Ledger | None = None, failures: Mapping[Path, str] | None = None, naming: OutputNames | None = None,
     ) -> None:  # fmt: skip
         self.folder, self.options, self.names, self.view_names = folder, options, names, view_names
         self._ledger, self._failures = ledger, {} if failures is None else failures  # an empty one fills later
         self._unique = UniqueNames()
+        self._naming = ledger.naming if ledger is not None else naming or OutputNames()
         self._file: Path | None = None  # the file in hand, of which these are:
+        self._name = ""
         self._frames = self._boxes = 0
         self._video: Video | None = None
         self._rows: TextIO | None = None
@@ -77,13 +85,13 @@ class Writer:
         if frame.path != self._file:
             self._close_file(whole=True)
             self._open_file(frame)
-        name = self._name(frame.path, frame.number is not None)
+        name = self._name
         numbered = frame_name(name, frame.number)
         if options.save_txt or options.save_view:
             self._write_label(numbered, frame, prediction)
         shown = frame.image if frame.area is None or options.keep_overlay else frame.area.masked(frame.image)
         if self._rows is not None:
-            called = frame.path.name if self._ledger is None else self._ledger.naming.file(frame.path, name)
+            called = self._naming.file(frame.path, name)
             rows = csv_rows(called, frame.number, prediction.boxes, self.names, prediction.view, self.view_names)
             csv.writer(self._rows).writerows(rows)
         if options.save_crop:
@@ -96,11 +104,12 @@ class Writer:
             self._close_file(whole=True)
         return going_on
 
-    def _name(self, path: Path, video: bool) -> str:
-        return self._unique(path, video) if self._ledger is None else self._ledger.entry(path).name
-
     def _open_file(self, frame: Frame) -> None:
         self._file, self._frames, self._boxes = frame.path, 0, 0
+        if self._ledger is None:
+            self._name = self._unique(frame.path, frame.number is not None, self._naming.stem(frame.path))
+        else:
+            self._name = self._ledger.entry(frame.path).name
         if self._ledger is None or not self.options.save_csv:
             return
         if frame.number is None:
@@ -126,7 +135,7 @@ class Writer:
         self._rows = self._rows_draft = None
         if whole:
             failure = self._failures.get(file)
-            said = None if failure is None else self._ledger.naming.without(failure, file, entry.name)
+            said = None if failure is None else self._naming.without(failure, file, entry.name)
             self._ledger.record(entry, self._frames, self._boxes, rows, said)
 
     def _write_drawn(self, name: str, frame: Frame, shown: Image, prediction: Prediction) -> bool:
@@ -165,10 +174,12 @@ class Writer:
             crop = image[max(y1, 0) : min(y2, height), max(x1, 0) : min(x2, width)]
             label = folder_name(self.names[int(box[5])])
             counts[label] += 1
+            # a file may be called as another's second crop is
+            number = f"_box{counts[label]}" if counts[label] > 1 or _CALLED_AS_CROP.search(name) else ""
             folder = self.folder / "crops" / label
             folder.mkdir(parents=True, exist_ok=True)
             if crop.size:
-                save(folder / f"{name}{f'_box{counts[label]}' if counts[label] > 1 else ''}.jpg", crop)
+                save(folder / f"{name}{number}.jpg", crop)
 
     def _write_video(self, path: Path, image: Image, fps: float) -> None:
         if self._video is None:
@@ -197,7 +208,7 @@ class Video:
 
     def __init__(self, path: Path, draft: Path, size: tuple[int, int], fps: float) -> None:
         self._path, self._draft, self._size = path, draft, size
-        self._writer = cv2.VideoWriter(str(draft), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
+        self._writer = cv2.VideoWriter(str(draft), cv2.VideoWriter.fourcc(*"mp4v"), writable_rate(fps), size)
         if not self._writer.isOpened():
             raise InputError(f"{path}: OpenCV cannot write a video here; --nosave leaves videos out")
 
@@ -212,6 +223,18 @@ class Video:
         self._writer.release()
         if self._draft != self._path:
             self._draft.replace(self._path)
+
+
+def writable_rate(fps: float) -> float:
+    """The rate nearest to ``fps`` that a video can have.
+
+    MPEG-4 (ISO/IEC 14496-2, vop_time_increment_resolution) divides a second into at most 65,535 parts, and OpenCV asks
+    for as many decimals as tell the rate to a thousandth, or for none.
+    """
+    for decimals in (3, 2, 1):
+        if fps * 10**decimals <= MOST_PARTS:
+            return max(round(fps, decimals), SLOWEST)
+    return float(min(round(fps), MOST_PARTS))
 
 
 class BackgroundWriter:
