@@ -197,7 +197,7 @@ def test_a_suppression_inside_is_told_beside_the_figures(place: Path) -> None:
                                 "project": str(place / "val")}  # fmt: skip
     content = val.run(weights=str(path), **keywords)
     assert content["settings"]["nms_inside"]["conf_thres"] == 0.25
-    said = "the export's own suppression came first (confidence 0.25, IoU 0.45, 1000 boxes a frame, one class a box)"
+    said = "the export's own suppression came first (confidence 0.25, IoU 0.45, 300 boxes a frame, one class a box)"
     assert any(said in warning for warning in content["warnings"])
 
 
