@@ -135,9 +135,9 @@ def main(options: argparse.Namespace) -> Path:
         LOGGER.warning("clip window %d: not of a camera or stream, as the frames after one are still to come",
                        predictor.clip_window)  # fmt: skip
         predictor = replace(predictor, clip_window=0)
-    moving = not source.live and any(is_video(path) or is_dicom(path) for path in source.files)
-    if options.calibrate and predictor.clip_window and not moving:
-        warn_of_window(found.hyp.clip_window, 0)
+    if options.calibrate:  # stills are not averaged
+        moving = any(is_video(path) or is_dicom(path) for path in source.files)
+        warn_of_window(found.hyp.clip_window, predictor.clip_window if moving else 0)
     names, view_names = shown_names(options, predictor)
     size = batch_size(options, source, predictor)
     source.ahead = max(size, FRAMES_AHEAD)

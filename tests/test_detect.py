@@ -13,6 +13,7 @@ import pytest
 
 import detect
 from tests.exported import saved
+from utils import checkpoint
 from utils.draw import save
 from utils.log import InputError
 from utils.writer import Writer
@@ -130,3 +131,16 @@ def test_with_a_window_frames_go_one_by_one_until_it_is_closed(
 def test_a_batch_has_at_least_one_frame(folder: Path) -> None:
     with pytest.raises(InputError, match="--batch-size"):
         detected(folder, batch_size=0)
+
+
+def test_a_temperature_of_another_window_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    stills = tmp_path / "stills"
+    stills.mkdir()
+    save(stills / "a.png", np.zeros((48, 80, 3), np.uint8))
+    detected(stills, calibrate=True, clip_window=2, nosave=True)  # stills are not averaged
+    assert "fitted to views" not in caplog.text
+    content = checkpoint.read(saved("joint")).content
+    weights = str(tmp_path / "window.pt")
+    checkpoint.save(tmp_path / "window.pt", {**content, "hyp": {**content["hyp"], "clip_window": 2}})
+    detect.run(weights=weights, source=str(stills), project=str(tmp_path / "runs"), calibrate=True, nosave=True)
+    assert "fitted to views averaged with 2 frames on either side, here with 0" in caplog.text

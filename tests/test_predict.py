@@ -76,15 +76,6 @@ def test_the_temperature_is_applied_to_what_it_was_fitted_to_the_averaged_probab
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_a_temperature_of_another_window_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    told = content(network()) | {"operating": {"confidence": 0.25, "temperature": 1.5}}
-    checkpoint.save(tmp_path / "a.pt", told)
-    load(tmp_path / "a.pt", "cpu", calibrate=True)
-    assert "temperature" not in caplog.text
-    assert load(tmp_path / "a.pt", "cpu", calibrate=True, clip_window=4).temperature == 1.5
-    assert "fitted to views averaged with 0 frames on either side, here with 4" in caplog.text
-
-
 def test_boxes_stay_within_the_frame_and_are_sorted(weights: Path) -> None:
     boxes = load(weights, "cpu", conf_thres=0.0)(frame()).boxes
     assert len(boxes) > 1

@@ -23,7 +23,7 @@ from utils.images import read_image
 from utils.letterbox import Geometry, Image, fit, letterbox, padded
 from utils.log import InputError, one_line
 from utils.neighbours import FrameOutput
-from utils.operating import OperatingPoint, warn_of_window
+from utils.operating import OperatingPoint
 from utils.pictures import view_text
 from utils.preprocess import Preprocessor
 from utils.runtimes import Runner, check_precision, image_size, open_weights, start, usual_batch, window_size
@@ -342,9 +342,6 @@ def load(
     temperature = point.temperature if point is not None else None
     if calibrate and temperature is None:
         raise InputError(f"{found.title}: --calibrate: expected a temperature fitted on validation, got none")
-    window = window_size(found, clip_window)
-    if calibrate:
-        warn_of_window(found.hyp.clip_window, window)
     check_precision(found, amp)
     compute = select_compute(device, amp, threads)
     network = start(found, compute)
@@ -362,5 +359,5 @@ def load(
         classes=classes,
         agnostic=agnostic,
         max_det=max_det,
-        clip_window=window,
+        clip_window=window_size(found, clip_window),
     )
