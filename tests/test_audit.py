@@ -151,6 +151,8 @@ def test_the_summary_counts_parts_and_rules(faulty: Run) -> None:
     assert ["train", "3", "0", "3", "0", "0", "2", "0", "1", "0"] in printed
     assert ["1", "2", "identical", "in", "a", "part:", *Rule.DUPLICATE.advice.split()] in printed
     assert "patients: 3, of them 1 in more than one part, with 100% of train, 0% of val, 50% of test" in faulty.printed
+    assert ["train", "train", "2", "1", "0.000", "0.000"] in printed  # of three frames one is no image
+    assert ["val", "val", "2", "1", "1.000", "1.000"] in printed
     assert printed[-1] == ["Results", "in", str(faulty.folder)]
     assert not any("huge" in line for line in printed)
 
@@ -190,6 +192,7 @@ def test_without_a_pattern_it_is_told_that_patients_and_clips_were_not_checked(d
     done = audited(data, tmp_path / "runs", group=None, view_names=None)
     assert done.content["patients"] is None and done.content["clips"] is None
     assert "patients: not checked" in done.printed and "clips: not checked" in done.printed
+    assert done.content["agreement"] == [] and "copied" not in done.printed
     assert done.text("patients.csv") == "patient,parts,clips,frames,boxes AR,boxes MR,boxes PR,boxes TR\n"
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from utils.dataset import prepare
 from utils.files import new_run_folder, write_json, write_whole
 from utils.findings import Finding, Frame, Rule, find_all, first_few, grouped, joined_parts, read_frames
 from utils.flags import COMMON, Flag, from_keywords, parse
+from utils.label_agreement import agreements
 from utils.log import run_script
 from utils.outputs import csv_text
 
@@ -49,7 +51,7 @@ def spread(frames: Sequence[Frame], key: Callable[[Frame], str | None]) -> dict[
 
 
 def figures(frames: Sequence[Frame], findings: Sequence[Finding], config: DatasetConfig) -> dict[str, Any]:
-    """The content of audit.json: all counts."""
+    """The content of audit.json: all counts, and how far labels agree."""
     by_rule, rules = grouped(findings, lambda finding: finding.rule), {}
     for rule in Rule:
         own = by_rule.get(rule, [])
@@ -60,6 +62,7 @@ def figures(frames: Sequence[Frame], findings: Sequence[Finding], config: Datase
         "patients": spread(frames, lambda frame: frame.patient),
         "clips": spread(frames, lambda frame: frame.clip),
         "rules": rules,
+        "agreement": [asdict(found) for found in agreements(frames)],
     }
 
 
@@ -72,7 +75,16 @@ def summary(content: Mapping[str, Any]) -> str:
     found = [(rule, content["rules"][rule.title]) for rule in Rule if content["rules"][rule.title]["findings"]]
     lines += ["findings  frames" if found else "nothing wrong or doubtful was found"]
     lines += [f"{row['findings']:>8}  {row['frames']:>6}  {rule.title}: {rule.advice}" for rule, row in found]
+    lines += ["", *_agreement_lines(content["agreement"])] if content["agreement"] else []
     return "\n".join(lines)
+
+
+def _agreement_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield "labels, if copied from the nearest frame of the same clip: box F1 at IoU 0.5, share of views"
+    yield "  part    from  frames  frames away      F1    view"
+    for row in rows:
+        shares = "".join(f"{'-' if row[name] is None else f'{row[name]:.3f}':>8}" for name in ("f1", "view"))
+        yield f"{row['part']:>6}  {row['source']:>6}  {row['frames']:>6}  {row['gap']:>11.0f}{shares}"
 
 
 def _spread_line(kind: str, found: Mapping[str, Any] | None) -> str:
