@@ -19,16 +19,23 @@ from torch import Tensor
 import train
 from models.balancer import Balancer
 from models.dual import PARTS, RESNETS, Dual, Trainable
-from models.sync_norm import synchronised
 from models.yolo import Network, classifier_description
 from utils import checkpoint
+from utils.building import (
+    build_learner,
+    build_network,
+    fit_anchors,
+    freeze,
+    make_plan,
+    merged_hyperparameters,
+    open_loaders,
+    place_network,
+)
 from utils.checkpoint import Checkpoint
 from utils.complexity import log_summary
 from utils.config import DatasetConfig, Hyperparameters, find_file, from_root, load_yaml
-from utils.dataset import build_loader
 from utils.devices import Compute, RandomStream, cores, keep_memory, select_compute
 from utils.entry import enter
-from utils.evaluation import evaluate, inference_copy
 from utils.flags import Flag, check_range, from_keywords, parse
 from utils.interrupt import Interrupts
 from utils.launch import placed, run_folder
@@ -44,7 +51,7 @@ from utils.resume import read_or_predecessor, resumable
 from utils.run_folder import forget_figures, stored_options, write_end, write_start
 from utils.starting import Start, read_start, start_from
 from utils.taking_turns import PairFiles, Task, side_by_side, take_turns
-from utils.trainer import Training, peak_memory, validating
+from utils.trainer import Training, peak_memory, validate
 from utils.training_checkpoint import restore
 
 NOTHING_SHARED = "the two networks share nothing, so there is nothing to balance"
@@ -171,17 +178,17 @@ def prepared(options: argparse.Namespace, resumed: Checkpoint | None, processes:
         detector = part_networks(resumed)[0] if resumed else build_detector(config, options, hyp, starts)
     with streams["classifier"]:
         classifier = part_networks(resumed)[1] if resumed else build_classifier(config, options, hyp, starts)
-    train.freeze(detector, options.freeze)
+    freeze(detector, options.freeze)
     parts = open_parts(config, options, hyp, max(detector.max_stride, classifier.max_stride), starts)
     if not options.noautoanchor and not resumed:
-        train.fit_anchors(detector, parts.train, hyp, parts.image_size)
+        fit_anchors(detector, parts.train, hyp, parts.image_size)
     networks: dict[str, Trainable] = {"detector": detector, "classifier": classifier}
     return Setting(options, hyp, config, compute, parts, networks, streams, processes)
 
 
 def dual_hyperparameters(options: argparse.Namespace) -> Hyperparameters:
     """The hyp file's for two networks, with the flags that were typed over them."""
-    hyp = dataclasses.replace(train.merged_hyperparameters(options), balance="static")
+    hyp = dataclasses.replace(merged_hyperparameters(options), balance="static")
     if not hyp.classification_enabled:
         raise InputError(f"{options.hyp}: classification_enabled: expected true for two networks, got false")
     return hyp
@@ -201,7 +208,7 @@ def build_detector(
     start = read_start(Path(options.weights).expanduser(), options.download) if options.weights else None
     starts += [start] if start else []
     boxes_alone = dataclasses.replace(hyp, classification_enabled=False)
-    return train.build_network(config, options, boxes_alone, start)
+    return build_network(config, options, boxes_alone, start)
 
 
 def build_classifier(
@@ -241,19 +248,16 @@ def classifier_state(path: Path, starts: list[Start]) -> Mapping[str, Tensor]:
 def whole_plan(setting: Setting, folder: Path) -> Plan:
     """What the options ask of both."""
     stride = max(network.max_stride for network in setting.networks.values())
-    return train.make_plan(folder, setting.config, setting.options, setting.hyp, setting.parts, stride)
+    return make_plan(folder, setting.config, setting.options, setting.hyp, setting.parts, stride)
 
 
 def open_task(setting: Setting, name: str, folder: Path, interrupts: Interrupts) -> Task:
     """The training of a part, from where its own checkpoint stands if there is one."""
-    options, compute, data, processes = setting.options, setting.compute, setting.parts, setting.processes
+    options, compute, processes = setting.options, setting.compute, setting.processes
     if processes.main:
         folder.mkdir(exist_ok=True)
     network, stream = setting.networks[name], setting.streams[name]
-    compute.place(network)
-    if options.sync_bn and processes.size > 1:
-        synchronised(network)
-    processes.share_state(network)
+    place_network(network, options, compute, processes)
     plan = whole_plan(setting, folder)
     if name == "detector":
         plan = dataclasses.replace(plan, view_names=())
@@ -263,19 +267,14 @@ def open_task(setting: Setting, name: str, folder: Path, interrupts: Interrupts)
     last = processes.of_main(plan.last if plan.last.is_file() else None)
     resumed = read_or_predecessor(last) if last else None
     with stream:
-        train_loader = build_loader(
-            data.train, options.batch_size, options.workers, setting.hyp.seed, not options.rect,
-            compute.device.type == "cuda", processes, divided=True,
-        )  # fmt: skip
-        shared = validating(setting.hyp, processes)
-        val_loader = build_loader(data.val, options.batch_size * 2, options.workers, processes=shared)
-        learner = build_learner(setting, name, len(train_loader))
+        train_loader, val_loader = open_loaders(setting.parts, options, setting.hyp, compute, processes)
+        learner = part_learner(setting, name, len(train_loader))
         if resumed:
             plan = restore(learner, plan, resumed)
         return Task(Training(learner, train_loader, val_loader, plan, compute, interrupts, processes), stream)
 
 
-def build_learner(setting: Setting, name: str, iterations: int) -> Learner:
+def part_learner(setting: Setting, name: str, iterations: int) -> Learner:
     """Optimizer, schedule and loss around a part's network."""
     options, hyp, network = setting.options, setting.hyp, setting.networks[name]
     optimizer, balancer = options.optimizer, Balancer((1.0,))
@@ -287,7 +286,7 @@ def build_learner(setting: Setting, name: str, iterations: int) -> Learner:
         # the engine multiplies losses by the batch size, which nominal_batch undoes: so clipping sees a mean's gradient
         balancer = Balancer((1 / hyp.nominal_batch,))
     criterion = JointLoss.of(network, hyp, setting.parts.image_size).over(setting.processes.sum)
-    return train.build_learner(network, hyp, options, iterations, criterion, balancer, optimizer)
+    return build_learner(network, hyp, options, iterations, criterion, balancer, optimizer)
 
 
 def validated(setting: Setting, files: PairFiles, plan: Plan, children: int) -> Outcome:
@@ -296,16 +295,12 @@ def validated(setting: Setting, files: PairFiles, plan: Plan, children: int) -> 
     Args:
         children: bytes of RAM that other processes held.
     """
-    compute, processes, val_set = setting.compute, setting.processes, setting.parts.val
+    compute, processes = setting.compute, setting.processes
     processes.of_main(None)  # which has put the file together by then
     network = checkpoint.read(plan.last).build().to(compute.device)
-    processes = validating(setting.hyp, processes)
-    loader = build_loader(val_set, setting.options.batch_size * 2, setting.options.workers, processes=processes)
     criterion = JointLoss.of(network, setting.hyp, plan.image_size)
-    copy = inference_copy(network, compute)
-    nc, nv = len(plan.names), len(plan.view_names)
-    window = val_set.window(setting.hyp.clip_window)
-    evaluation = evaluate(copy, loader, nc, nv, compute, plan.thresholds, criterion, processes=processes, window=window)
+    _, loader = open_loaders(setting.parts, setting.options, setting.hyp, compute, processes)
+    evaluation = validate(network, criterion, loader, plan, compute, processes)
     rows, last = files.rows(), files.read("last")
     assert last is not None
     seconds = [own[-1]["seconds"] for own in rows.values()]

@@ -58,8 +58,7 @@ class Steps:
         self.images = self.images.to(compute.device, memory_format=torch.channels_last)
         self.boxes = torch.rand(batch, 6, generator=random) * 0.5 + 0.2
         self.boxes[:, 0], self.boxes[:, 1] = torch.arange(batch), torch.arange(batch) % network.nc
-        self.boxes = self.boxes.to(compute.device)
-        self.views = (torch.arange(batch) % network.nv).to(compute.device)
+        self.views = torch.arange(batch) % network.nv  # as the boxes, on the processor, where the losses want them
         self.ways: dict[str, Callable[[], Tensor]] = {}
         for name, way in (("static", self.static), ("gradnorm", self.gradnorm), ("naive", self.naive)):
             self.ways[name] = way(copy.deepcopy(network), image_size)

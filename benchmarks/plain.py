@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import torch
 import torchvision
@@ -23,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import detect
 import val
 from models.yolo import AnyModule
-from utils import evaluation, runtimes, sources, validation
+from utils import detection, evaluation, predict, runtimes, sources, validation
 from utils.boxes import CLASS_OFFSET, MAX_CANDIDATES, xywh_to_xyxy
 from utils.dataset import EchoDataset
 from utils.devices import Compute, select_compute
@@ -36,7 +37,7 @@ SCRIPTS = {"val": val, "detect": detect}
 
 def plain_network(network: AnyModule, compute: Compute) -> AnyModule:
     """In place of :func:`utils.evaluation.inference_copy`."""
-    return network.float().to(compute.device).eval().requires_grad_(False)  # type: ignore[return-value]
+    return network.float().to(compute.device).eval().requires_grad_(False)
 
 
 def plain_compute(device: str = "", amp: bool | None = None, threads: int = 0) -> Compute:
@@ -57,17 +58,22 @@ def main(words: list[str]) -> int:
 
 def take_plain_path() -> None:
     """Replace, in this process, what is fast."""
-    runtimes.inference_copy = plain_network  # type: ignore[assignment]
-    for module in (val, sys.modules["utils.predict"]):
-        module.select_compute = plain_compute  # type: ignore[attr-defined]
-    for script in (val, detect):
-        script.keep_memory = lambda: None  # type: ignore[attr-defined]
-    validation.EchoDataset = Uncached  # type: ignore[misc]
-    for module in (evaluation, sys.modules["utils.predict"]):
-        module.non_max_suppression = plain_suppression  # type: ignore[attr-defined]
-    sources.prefetch = in_turn  # type: ignore[assignment]
-    sources._stills_ahead = one_by_one  # type: ignore[assignment]
-    detect.BackgroundWriter = lambda writer, depth: writer  # type: ignore[assignment,misc]
+    replace("inference_copy", plain_network, runtimes)
+    replace("select_compute", plain_compute, val, predict)
+    replace("keep_memory", lambda: None, val, detect)
+    replace("EchoDataset", Uncached, validation)
+    replace("non_max_suppression", plain_suppression, evaluation, predict)
+    replace("prefetch", in_turn, sources)
+    replace("_stills_ahead", one_by_one, sources)
+    replace("BackgroundWriter", lambda writer, depth: writer, detection)
+
+
+def replace(name: str, value: object, *modules: ModuleType) -> None:
+    """Give modules something else under a name that they use; that one does not know the name is an error."""
+    for module in modules:
+        if not hasattr(module, name):
+            raise AttributeError(f"{module.__name__} does not use {name}: the plain path would not be plain")
+        setattr(module, name, value)
 
 
 def in_turn(frames: Iterator[Frame], depth: int) -> Generator[Frame, None, None]:

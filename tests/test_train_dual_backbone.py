@@ -26,6 +26,7 @@ from tests.test_dual import memory
 from tests.test_resume import cut
 from train_dual_backbone import FLAGS, PARTS, open_task, prepared
 from utils import splits
+from utils.building import build_network
 from utils.checkpoint import Checkpoint, read, save
 from utils.config import ROOT
 from utils.evaluation import Evaluation
@@ -307,7 +308,7 @@ def test_train_starts_from_the_detector_of_a_pair(place: Path, turns: Path) -> N
     options = from_keywords(train.FLAGS, {"cfg": str(place / "tiny-yolov5n.yaml")})
     start = read(turns / "weights" / "best.pt")
     setting = prepared(options_of(place, noautoanchor=True), None)
-    state = train.build_network(setting.config, options, setting.hyp, start).state_dict()
+    state = build_network(setting.config, options, setting.hyp, start).state_dict()
     own = {name: tensor for name, tensor in start.part("detector").items() if not name.endswith(".anchors")}
     assert len(own) > 100 and all(torch.equal(state[name], tensor) for name, tensor in own.items())
 

@@ -30,7 +30,7 @@ class Clip:
     Attributes:
         name: what its outputs are called.
         kind: dicom, video, frames (of a folder) or still.
-        study: of which it is one; see :class:`StudyNames`.
+        study: of which it is one; see :meth:`utils.output_names.OutputNames.study`.
         frames: in order.
         height, width: of the frames, in pixels.
         total: frames that the file holds, also those that were not looked at.

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and folders of runs. A leaf."""
+"""Files that are written whole or not at all, and folders of runs."""
 
 from __future__ import annotations
 

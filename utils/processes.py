@@ -1,4 +1,4 @@
-"""Processes that torchrun starts together: which one this is, and what those of a training tell each other. A leaf.
+"""Processes that torchrun starts together: which one this is, and what those of a training tell each other.
 
 In a training each loads its share of every batch; gradients and losses are *summed*, because each process divides by
 what all of them hold. One of them, rank 0, writes files. A detection's processes tell each other nothing

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import psutil
+from torch import nn
 from torch.utils.data import DataLoader
 
 from models.balancer import TASKS
@@ -26,6 +27,7 @@ from utils.interrupt import Interrupts
 from utils.learner import Learner
 from utils.log import LOGGER, InputError, Interrupted
 from utils.loggers import RunLogger
+from utils.loss import JointLoss
 from utils.operating import OperatingPoint
 from utils.plan import Outcome, Plan, Standing
 from utils.processes import ALONE, Processes
@@ -104,7 +106,10 @@ class Training:
             evaluation = None
             if plan.validate_every_epoch or last:
                 with self._interrupts.at_once():
-                    evaluation = validate(learner, self._val_loader, plan, self._compute, self._processes)
+                    averaged = learner.running_mean.network
+                    evaluation = validate(
+                        averaged, learner.criterion, self._val_loader, plan, self._compute, self._processes
+                    )
         except NotFiniteError as error:
             raise self._not_finite(error) from error
         except Interrupted:
@@ -209,16 +214,16 @@ def fit(training: Training) -> Outcome:
 
 
 def validate(
-    learner: Learner, loader: DataLoader[Batch], plan: Plan, compute: Compute, processes: Processes = ALONE
-) -> Evaluation:
-    """Evaluate the averaged weights."""
-    network = inference_copy(learner.running_mean.network, compute)
+    network: nn.Module, criterion: JointLoss, loader: DataLoader[Batch], plan: Plan, compute: Compute,
+    processes: Processes = ALONE,
+) -> Evaluation:  # fmt: skip
+    """Evaluate a network, such as one of averaged weights, on the whole part; the same in all processes."""
     nc, nv, dataset = len(plan.names), len(plan.view_names), loader.dataset
     assert isinstance(dataset, EchoDataset)
     sharing = validating(plan.hyp, processes)
     evaluation = evaluate(
-        network, loader, nc, nv, compute, plan.thresholds, learner.criterion.over(alone), processes=sharing,
-        window=dataset.window(plan.hyp.clip_window),
+        inference_copy(network, compute), loader, nc, nv, compute, plan.thresholds, criterion.over(alone),
+        processes=sharing, window=dataset.window(plan.hyp.clip_window),
     )  # fmt: skip
     # what each has found by itself may differ in the last digit, and what follows from it must not
     return evaluation if sharing is processes else processes.of_main(evaluation)

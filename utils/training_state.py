@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from utils.checkpoint import Checkpoint
+from utils.epoch import EpochProgress
 from utils.flags import Flag
 from utils.log import InputError, shown
 
-PROGRESS = ("batches", "sums", "counted", "skipped", "in_a_row", "bad_frames")  # of utils.engine.EpochProgress
+PROGRESS = tuple(field.name for field in fields(EpochProgress))
 
 
 def check_state(found: Checkpoint) -> None:
