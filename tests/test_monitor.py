@@ -19,7 +19,7 @@ from utils.config import ROOT
 from utils.files import write_text
 from utils.log import InputError
 from utils.loggers import COLUMNS, format_results
-from utils.monitor import best_row, block, duration, finished, read_rows, read_steps, seconds_left, watch
+from utils.monitor import best_row, block, duration, finished, seconds_left, watch
 
 NAN = math.nan
 VIEW = ("train/view_loss", "val/view_loss", "metrics/view_accuracy", "metrics/view_macro_f1")
@@ -167,15 +167,6 @@ def test_percents_are_full_at_the_end_only() -> None:
     assert "(100%)" in lines(row(999, epochs=1000))["epoch"]
 
 
-def test_files_of_before_the_columns_were_there(tmp_path: Path) -> None:
-    old = COLUMNS[:-2]
-    text = ",".join(old) + "\n" + "".join(",".join(f"{row(e)[name]:g}" for name in old) + "\n" for e in range(3))
-    (tmp_path / "results.csv").write_text(text)
-    rows = read_rows(tmp_path)
-    assert " ".join(lines(*rows)["epoch"]) == "3/? spent ? left ? last change 7 s ago"
-    assert not finished(rows)
-
-
 def test_a_detection_only_run_has_no_view_columns() -> None:
     found = lines(without(row(0), *VIEW, "weight/det", "weight/view", "leakage/patients", "leakage/near_identical"))
     assert found["loss"] == ["box", "obj", "cls"] and len(found["train"]) == len(found["val"]) == 3
@@ -220,67 +211,6 @@ def test_steps_are_summed_up_and_unknown_cells_left_out() -> None:
     assert " ".join(lines(row(0), balance=steps)["balance"]) == words
     words = "step 3; in the last 1: mean weights det -, view -, opposed gradients -"
     assert " ".join(lines(row(0), balance=[{"epoch": 0.0, "step": 3.0}])["balance"]) == words
-
-
-def test_the_last_steps_are_read_from_the_end_of_the_file(tmp_path: Path) -> None:
-    assert read_steps(tmp_path) == []
-    path = tmp_path / "balance.csv"
-    path.write_text("")
-    assert read_steps(tmp_path) == []
-    path.write_text(STEP_HEADER + "\n")
-    assert read_steps(tmp_path) == []
-    path.write_text(f"{STEP_HEADER}\n0,1,1,0.5,,-0.25\n0,2,1.25,0.75,0.5,\n0,3,1.2")  # the last is being written
-    first, second = read_steps(tmp_path)
-    assert math.isnan(first["cosine/weight"]) and math.isnan(second["cosine/trunk"])
-    assert (second["step"], second["weight/det"], second["cosine/weight"]) == (2, 1.25, 0.5)
-
-
-def test_a_long_file_of_steps_is_not_read_whole(tmp_path: Path) -> None:
-    line = "0,{},1.23456e-10,1.23456e-10,-1.23456e-10,-1.23456e-10\n"
-    written = range(1, 20_001)
-    text = STEP_HEADER + "\n" + "not numbers\n" + "".join(map(line.format, written))
-    (tmp_path / "balance.csv").write_text(text)
-    assert [step["step"] for step in read_steps(tmp_path)] == list(written[-500:])
-
-
-@pytest.mark.parametrize("text", ["a,b\n1,2\n", f"{STEP_HEADER}\n0,1\n", f"{STEP_HEADER}\n0,1,x,1,1,1\n", "\0\1\n2\n"])
-def test_damaged_steps_are_one_error(tmp_path: Path, text: str) -> None:
-    (tmp_path / "balance.csv").write_text(text)
-    with pytest.raises(InputError, match=r"balance\.csv: expected the steps of a training, got something else"):
-        read_steps(tmp_path)
-
-
-def damaged() -> list[bytes]:
-    whole = format_results([row(0), row(1)]).encode()
-    return [
-        b"",
-        whole[:100],
-        whole[:-30],
-        whole[:-3],  # in the last cell, whose digits still make a number
-        whole.replace(b"0.01", b"none"),
-        b"\xff" + whole,
-        b"\0\0\0\n",
-        b"<html>\n</html>\n",
-        b"a,b\n1,2\n",  # no epoch
-        whole.replace(b" 1,", b" 1.5,"),
-        whole.replace(b" 1,", b" nan,"),
-        whole.replace(b" 1,", b" inf,"),
-        whole.replace(b" 1,", b" -1,"),
-    ]
-
-
-@pytest.mark.parametrize("index", range(len(damaged())))
-def test_a_damaged_file_is_one_error_that_names_it(tmp_path: Path, index: int) -> None:
-    (tmp_path / "results.csv").write_bytes(damaged()[index])
-    with pytest.raises(InputError, match=r"results\.csv: expected the rows of a training, got something else"):
-        read_rows(tmp_path)
-
-
-def test_yolov5s_own_file_is_read(tmp_path: Path) -> None:
-    """Its columns are the first 14 of ours, padded as ours are."""
-    header = ",".join(f"{name:>20}" for name in COLUMNS[:14])
-    (tmp_path / "results.csv").write_text(f"{header}\n" + ",".join([f"{0:>20}"] * 14) + "\n")
-    assert lines(*read_rows(tmp_path))["figures"] == ["P", "R", "mAP50", "mAP50-95"]
 
 
 def test_without_a_terminal_each_epoch_is_a_block_once(tmp_path: Path, screen: Callable[[bool], Screen]) -> None:
