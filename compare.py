@@ -47,7 +47,7 @@ from utils.loggers import read_history, read_results
 from utils.outcomes import Outcomes
 from utils.paired import Measured
 from utils.pretrained import IMAGENET
-from utils.report import figure_of, read_metrics
+from utils.report import figure_at, figure_of, read_metrics
 from utils.resume import ended
 from utils.study import check_installed, open_study, work
 from utils.trainings import DUAL, Training, parse_grid, plan_trainings, write_hyps
@@ -290,7 +290,9 @@ def measured(
     content, result = validation.content, validation.assessment.outcomes
     drawn = drawn_figures(result, options.bootstrap, seed=0)  # the same draws for all runs
     figures = {
-        column.key: Measured(_at(content, column.place), drawn.get(column.place)) for column in COLUMNS if column.place
+        column.key: Measured(value, drawn.get(column.place))
+        for column in COLUMNS
+        if column.place and (value := figure_at(content, *column.place)) is not None
     }
     network = found.build()
     values = {
@@ -314,7 +316,8 @@ def losses(content: Mapping[str, Any], views: int) -> dict[str, float]:
     Chance is a log loss of log of the number of views.
     """
     loss = {name: math.nan if value is None else value for name, value in content.get("loss", NO_LOSS).items()}
-    detection, view = loss["box"] + loss["obj"] + loss["cls"], _at(content, ("view", "log_loss"))
+    detection, log_loss = loss["box"] + loss["obj"] + loss["cls"], figure_at(content, "view", "log_loss")
+    view = math.nan if log_loss is None else log_loss
     chance = math.log(views) if views else math.nan
     return {"detection_loss": detection, "total_loss": detection + view, "view_loss_to_chance": view - chance}
 
@@ -325,12 +328,6 @@ def spent(folder: Path) -> dict[str, float]:
     content = read_metrics(path) if path.is_file() else {}
     seconds, held = (figure_of(content, path, "settings", key) for key in ("training_seconds", "peak_memory_bytes"))
     return {"minutes": seconds / 60, "peak_memory_gb": held / 1e9}
-
-
-def _at(content: Any, place: Sequence[str]) -> float:
-    for name in place:
-        content = content.get(name) if isinstance(content, Mapping) else None
-    return math.nan if content is None else float(content)
 
 
 def doubts(found: checkpoint.Checkpoint, options: argparse.Namespace) -> list[str]:

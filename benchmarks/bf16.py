@@ -19,11 +19,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measure import JSON, Row, report, seconds
-from benchmarks.rows import figure_at
 from benchmarks.val_speed import read
 from utils.config import find_file
 from utils.flags import IMGSZ, THREADS, Flag, parse
 from utils.log import progress, run_script
+from utils.report import figure_at
 
 FLAGS = (
     Flag("data", "data/phantom.yaml", "dataset yaml"),
@@ -54,7 +54,7 @@ def main(options: argparse.Namespace) -> None:
                 run = ["--seed", str(seed), "--project", name, "--name", f"{kind}-{seed}"]
                 row[f"{kind} minutes"] = seconds([*program(kind, options.rounded), *given, *run]) / 60
                 content = read(folder / f"{kind}-{seed}")
-                found = {figure: figure_at(content, place) for figure, place in FIGURES.items()}
+                found = {figure: figure_at(content, *place) for figure, place in FIGURES.items()}
                 row |= {f"{kind} {figure}": value for figure, value in found.items() if value is not None}
             row["mAP50 bf16 - fp32"] = row["bf16 mAP50"] - row["fp32 mAP50"]
             rows.append(row)

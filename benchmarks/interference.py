@@ -25,11 +25,12 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train
-from benchmarks.rows import DATA_FLAGS, append_row, chosen_data, figure_at, find_row, read_rows
+from benchmarks.rows import DATA_FLAGS, append_row, chosen_data, find_row, read_rows
 from models.balancers import BALANCERS
 from utils.config import ROOT, find_file, from_root, load_yaml
 from utils.flags import COMMON, IMGSZ, Flag, parse
 from utils.log import LOGGER, InputError, run_script
+from utils.report import figure_at
 
 METHODS = (
     *("single_det", "single_view", "detached"),
@@ -126,7 +127,7 @@ def training(options: argparse.Namespace, key: dict[str, str], path: Path) -> di
         balance_from=finished, **{kind: str(file) for kind, (file, _) in files.items()},
     )  # fmt: skip
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    found = {column: figure_at(metrics, place) for column, place in FIGURES.items()}
+    found = {column: figure_at(metrics, *place) for column, place in FIGURES.items()}
     if name in SINGLE:  # the other head was never trained
         other = "view" if name == "single_det" else ("mAP50", "F1")
         found = {column: None if column.startswith(other) else figure for column, figure in found.items()}

@@ -24,11 +24,12 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train
-from benchmarks.rows import DATA_FLAGS, append_row, chosen_data, figure_at, find_row, read_rows
+from benchmarks.rows import DATA_FLAGS, append_row, chosen_data, find_row, read_rows
 from utils.config import find_file, from_root, hyperparameters_from, load_yaml
 from utils.flags import COMMON, IMGSZ, Flag, parse
 from utils.log import LOGGER, run_script
 from utils.preprocess import TYPICAL, Preprocessor
+from utils.report import figure_at
 
 NONE = "none"
 STEPS: dict[str, dict[str, Any]] = {
@@ -91,7 +92,7 @@ def training(options: argparse.Namespace, key: dict[str, str]) -> dict[str, Any]
         amp=options.amp, noplots=True, noval=True, bootstrap=0,
     )  # fmt: skip
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    found = {column: figure_at(metrics, place) for column, place in FIGURES.items()}
+    found = {column: figure_at(metrics, *place) for column, place in FIGURES.items()}
     return found | {"minutes": metrics["settings"]["training_seconds"] / 60, "run": str(run)}
 
 

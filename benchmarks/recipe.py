@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import train
 from benchmarks.candidates import BASE, Candidate, Settings, base_settings, read_candidates, settled
 from benchmarks.recipe_table import FIGURES, compared, print_table
-from benchmarks.rows import append_row, figure_at, find_row, read_rows
+from benchmarks.rows import append_row, find_row, read_rows
 from utils import checkpoint
 from utils.config import find_file, from_root, load_dataset_config
 from utils.dataset import prepare
@@ -39,7 +39,7 @@ from utils.files import write_text
 from utils.flags import BOOTSTRAP, COMMON, IMGSZ, THREADS, Flag, check_range, parse
 from utils.labels import label_path
 from utils.log import LOGGER, InputError, Interrupted, run_script
-from utils.report import read_metrics
+from utils.report import figure_at, read_metrics
 from utils.resume import ended, read_or_predecessor
 from utils.split_files import list_images
 from utils.splits import divide, pool, write
@@ -229,7 +229,7 @@ def trained(job: Job, folder: Path, options: argparse.Namespace) -> dict[str, An
     elif not ended(begun):
         train.run(resume=str(last), device=options.device, **machine)
     content = read_metrics(run / "metrics.json")
-    figures = {name: figure_at(content, place) for name, place in FIGURES.items()}
+    figures = {name: figure_at(content, *place) for name, place in FIGURES.items()}
     return figures | {"minutes": content["settings"]["training_seconds"] / 60}
 
 

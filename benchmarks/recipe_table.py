@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 
 from benchmarks.candidates import BASE
-from benchmarks.rows import figure_at
 from utils import outcomes
 from utils.assessment import assess
 from utils.comparison import ends
@@ -17,7 +16,7 @@ from utils.crossval import with_confidence_of_the_others
 from utils.intervals import drawn_figures, units_of
 from utils.log import progress
 from utils.paired import FEWEST_UNITS, Difference, Estimate, Measured, difference, estimate
-from utils.report import metrics
+from utils.report import figure_at, metrics
 
 FIGURES = {  # column -> place in metrics.json
     "mAP50": ("map50",), "F1": ("f1",), "view_balanced_accuracy": ("view", "balanced_accuracy"),
@@ -83,7 +82,7 @@ def measured(paths: Sequence[Path], draws: int) -> tuple[dict[str, Measured], in
     whole = outcomes.pooled(with_confidence_of_the_others(parts) if len(parts) > 1 else parts)
     content = metrics(assess(whole, draws=0, counted=True), {})
     drawn = drawn_figures(whole, draws, seed=0)
-    values = {figure: figure_at(content, place) for figure, place in FIGURES.items()}
+    values = {figure: figure_at(content, *place) for figure, place in FIGURES.items()}
     known = {figure: value for figure, value in values.items() if value is not None and not math.isnan(value)}
     found = {figure: Measured(value, drawn.get(FIGURES[figure])) for figure, value in known.items()}
     return found, len(units_of(whole)[1])

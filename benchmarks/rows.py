@@ -31,13 +31,6 @@ def chosen_data(options: argparse.Namespace) -> list[Path]:
     return [yamls[number - 1] for number in options.only_folds] or yamls
 
 
-def figure_at(content: Any, place: Sequence[str]) -> float | None:
-    """A figure of metrics.json by the names that lead to it; None where one of them is absent."""
-    for name in place:
-        content = None if content is None else content.get(name)
-    return None if content is None else float(content)
-
-
 def find_row(path: Path, key: dict[str, str]) -> dict[str, str] | None:
     """The row of a finished training, if there is one."""
     return next((row for row in read_rows(path) if key.items() <= row.items()), None)

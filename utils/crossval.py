@@ -27,7 +27,7 @@ from utils.metrics import detection_figures
 from utils.outcomes import Outcomes
 from utils.outputs import csv_text
 from utils.processes import ALONE, Processes
-from utils.report import interval_of, metrics, read_metrics, write_figures
+from utils.report import figure_at, interval_of, metrics, read_metrics, write_figures
 from utils.resume import ended, read_or_predecessor
 from utils.split_files import list_images
 from utils.splits import read_folds
@@ -174,19 +174,10 @@ def _row(assessment: Assessment) -> dict[str, Any]:
     """Figures of one fold; NaN for those of boxes where it has none labelled."""
     content = metrics(assessment, {})
     patients = {"patients": content["patients"]["count"]} if "patients" in content else {}
-    figures = {name: value for name, key in FIGURES.items() if (value := _at(content, key)) is not None}
+    figures = {name: value for name, key in FIGURES.items() if (value := figure_at(content, *key)) is not None}
     if not content["labels"]:
         figures |= {name: math.nan for name, key in FIGURES.items() if key[0] != "view"}
     return {"frames": content["frames"], **patients, "confidence": content["confidence"], **figures}
-
-
-def _at(content: Mapping[str, Any], key: Sequence[str]) -> float | None:
-    place: Any = content
-    for name in key:
-        if name not in place:
-            return None
-        place = place[name]
-    return float(place)
 
 
 def _columns(folds: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -205,7 +196,7 @@ def summary_rows(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     of_folds = {column: np.array([row.get(column, math.nan) for row in folds.values()]) for column in figures}
     values = {column: found[~np.isnan(found)] for column, found in of_folds.items()}
     ends = {column: interval_of(content, *FIGURES[column]) for column in figures}
-    pooled = {column: _at(content, FIGURES[column]) for column in figures} | {"frames": content["frames"]}
+    pooled = {column: figure_at(content, *FIGURES[column]) for column in figures} | {"frames": content["frames"]}
     if "patients" in content:
         pooled["patients"] = content["patients"]["count"]
     return {

@@ -44,22 +44,35 @@ def read_metrics(path: Path) -> Content:
     return content
 
 
+def figure_at(content: Mapping[str, Any], *place: str) -> float | None:
+    """A figure of metrics.json by the names that lead to it; None where one of them is absent, or null.
+
+    Raises:
+        TypeError: something else is there.
+    """
+    value: Any = content
+    for name in place:
+        if not isinstance(value, Mapping):
+            raise TypeError(f"expected it in a mapping, got {shown(value)}")
+        value = value.get(name)
+        if value is None:
+            return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > LARGEST:
+        raise TypeError(f"expected a number, got {shown(value)}")
+    return float(value)
+
+
 def figure_of(content: Mapping[str, Any], path: Path, *place: str) -> float:
     """A figure of :func:`read_metrics`; NaN where it is absent, or null, as a figure of nothing is.
 
     Raises:
         InputError: something else is there.
     """
-    value: Any = content
-    for name in place:
-        if not isinstance(value, Mapping):
-            raise InputError(f"{path}: {'.'.join(place)}: expected it in a mapping, got {shown(value)}")
-        value = value.get(name)
-        if value is None:
-            return math.nan
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > LARGEST:
-        raise InputError(f"{path}: {'.'.join(place)}: expected a number, got {shown(value)}")
-    return float(value)
+    try:
+        found = figure_at(content, *place)
+    except TypeError as error:
+        raise InputError(f"{path}: {'.'.join(place)}: {error}") from error
+    return math.nan if found is None else found
 
 
 def metrics(
