@@ -7,7 +7,6 @@ import mmap
 import os
 import struct
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,6 +14,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from utils.files import DAMAGED_ZIP
 from utils.log import InputError, one_line, printable
 from utils.pickled_values import STAND_INS, Storage
 from utils.unpickling import Global, RefusedError, unpickle
@@ -28,11 +28,6 @@ STORAGES: Mapping[str, torch.dtype] = {
     "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
     "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
 }  # fmt: skip
-# what reading a damaged zip file ends in: a place before its beginning, a method that does not exist, ...
-_DAMAGES = (
-    zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError, ValueError, RuntimeError, LookupError,
-    OverflowError, struct.error,
-)  # fmt: skip
 
 
 def is_archive(path: Path) -> bool:
@@ -69,7 +64,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
             yield archive
     except RefusedError as error:
         raise InputError(f"{path}: not read: {error}") from error
-    except _DAMAGES as error:
+    except DAMAGED_ZIP as error:
         if isinstance(error, OSError) and error.filename is not None:
             raise  # the file itself: no permission to read it, for one
         kind = _other_kind(path) or f"a damaged file: {printable(one_line(error), 200)}"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,9 @@ from typing import Any
 
 import torch
 
-from utils.checkpoint import Trained, check_optional
-from utils.config import hyperparameters_from, name_fault, plain
+from utils.checkpoint import REQUIRED_KINDS, Trained, check_optional, is_size
+from utils.config import hyperparameters_from, plain
+from utils.files import finite
 from utils.log import InputError, printable, shown
 
 KEY = "echo"
@@ -78,7 +78,7 @@ def written(found: Trained, form: Form) -> dict[str, str]:
     return {
         "stride": str(form.stride),
         "names": str(dict(enumerate(found.names))),
-        KEY: json.dumps(_finite(content), ensure_ascii=False, allow_nan=False),
+        KEY: json.dumps(finite(content), ensure_ascii=False, allow_nan=False),
     }
 
 
@@ -133,14 +133,10 @@ def read(card: Mapping[str, Any], path: Path, kind: str) -> Export:
 def _check(content: Mapping[str, Any], path: Path) -> None:
     """Raise an InputError for the first value that is not what the scripts rely on."""
     checks = {
-        "names": (_are_words, "a list of names"),
-        "view_names": (_are_words, "a list of names"),
-        "image_size": (_is_size, "a positive number of pixels"),
-        "rect": (lambda value: isinstance(value, bool), "true or false"),
-        "hyp": (lambda value: isinstance(value, dict), "hyperparameters"),
-        "stride": (_is_size, "a positive number of pixels"),
+        **REQUIRED_KINDS,
+        "stride": (is_size, "a positive number of pixels"),
         "shape": (_is_shape, "three positive numbers, or null"),
-        "batch": (lambda value: value is None or _is_size(value), "a positive number, or null"),
+        "batch": (lambda value: value is None or is_size(value), "a positive number, or null"),
         "precision": (lambda value: value in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
         "nms": (_are_thresholds, f"{', '.join(sorted(NMS_KEYS))}, or null"),
         "device": (lambda value: value in ("cpu", "cuda"), "cpu or cuda"),
@@ -150,16 +146,8 @@ def _check(content: Mapping[str, Any], path: Path) -> None:
             raise InputError(f"{path}: its card: {key}: expected {words}, got {shown(content.get(key))}")
 
 
-def _are_words(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(word, str) and not name_fault(word) for word in value)
-
-
-def _is_size(value: Any) -> bool:
-    return type(value) is int and 0 < value < 2**16
-
-
 def _is_shape(value: Any) -> bool:
-    return value is None or (isinstance(value, list) and len(value) == 3 and all(map(_is_size, value)))
+    return value is None or (isinstance(value, list) and len(value) == 3 and all(map(is_size, value)))
 
 
 def _are_thresholds(value: Any) -> bool:
@@ -181,12 +169,3 @@ def _with_hashes(trained_on: Any, path: Path) -> dict[str, Any]:
         reason = printable(str(error), 200)
         raise InputError(f"{path}: its card: trained_on: expected a fingerprint, got a damaged one: {reason}") from None
     return {**trained_on, "hashes": hashes}
-
-
-def _finite(value: Any) -> Any:
-    """Of plain values; NaN and infinity, which JSON does not know, become null."""
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -296,6 +296,11 @@ def check_optional(content: Mapping[str, Any], where: object) -> None:
             raise InputError(f"{where}: {key}: expected {words}, got {shown(value)}")
 
 
+def is_size(value: Any) -> bool:
+    """Whether a value is a positive whole number, no larger than the side of a frame can be."""
+    return type(value) is int and 0 < value < 2**16
+
+
 def _are_words(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(isinstance(word, str) and not name_fault(word) for word in value)
 
@@ -304,13 +309,17 @@ def _are_tensors(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(tensor, Tensor) for tensor in value.values())
 
 
-_KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "description": (lambda value: isinstance(value, dict), "a network's description"),
+Kinds = Mapping[str, tuple[Callable[[Any], bool], str]]
+REQUIRED_KINDS: Kinds = {  # of what a checkpoint and an export's card must hold alike
     "names": (_are_words, "a list of names"),
     "view_names": (_are_words, "a list of names"),
-    "image_size": (lambda value: type(value) is int and 0 < value < 2**16, "a number of pixels"),
+    "image_size": (is_size, "a positive number of pixels"),
     "rect": (lambda value: isinstance(value, bool), "true or false"),
     "hyp": (lambda value: isinstance(value, dict), "hyperparameters by name"),
+}
+_KINDS: Kinds = {
+    "description": (lambda value: isinstance(value, dict), "a network's description"),
+    **REQUIRED_KINDS,
     "epoch": (lambda value: type(value) is int and -1 <= value < 2**31, "a number"),
     "ema": (_are_tensors, "tensors by name"),
 }
@@ -344,7 +353,7 @@ def _is_fingerprint(value: Any) -> bool:
     return named and isinstance(hashes, Tensor) and hashes.dtype == torch.uint8 and hashes.ndim == 2
 
 
-_OPTIONAL: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+_OPTIONAL: Kinds = {
     "figures": (_are_figures, "figures by name"),
     "operating": (_are_figures, "a confidence and a temperature by name"),  # more of it in utils.operating
     "trained_on": (_is_fingerprint, "a fingerprint with hash, patients and hashes"),

@@ -7,12 +7,21 @@ import json
 import math
 import os
 import shutil
+import struct
 import tempfile
-from collections.abc import Callable
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from utils.log import InputError, printable
+
+# what reading a damaged zip file ends in: a place before its beginning, a method that does not exist, ...
+DAMAGED_ZIP = (
+    zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError, ValueError, RuntimeError, LookupError,
+    OverflowError, struct.error,
+)  # fmt: skip
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object], before: Path | None = None) -> None:
@@ -98,14 +107,15 @@ def read_json(path: Path, most_bytes: int, what: str) -> dict[str, Any]:
 
 def write_json(path: Path, content: Any) -> None:
     """Write a json file whole; NaN and infinity, which json does not know, become null."""
-    write_text(path, json.dumps(_finite(content), indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(finite(content), indent=1, ensure_ascii=False) + "\n")
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+def finite(value: Any) -> Any:
+    """Plain values as json takes them: keys are words, and NaN and infinity, which it does not know, become null."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

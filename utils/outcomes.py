@@ -6,10 +6,8 @@ They are kept beside a run's figures (``outcomes.npz``), so that folds can be po
 from __future__ import annotations
 
 import math
-import struct
 import tokenize
 import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,7 @@ from numpy.typing import NDArray
 from utils.config import name_fault
 from utils.dataset import EchoDataset
 from utils.evaluation import Evaluation
-from utils.files import write_whole
+from utils.files import DAMAGED_ZIP, write_whole
 from utils.groups import clips, patients
 from utils.log import InputError, printable
 
@@ -162,11 +160,8 @@ MOST_BYTES = 8 * 2**30  # of all columns: tens of millions of detections
 MOST_UNPACKED = 100  # times as large as the file; the confidences alone, a fifth of a real one, hardly shrink
 MOST_VIEWS = 2**31  # a number no dataset has; a detector alone does not know how many there are
 ALWAYS_UNPACKED = 64 * 2**20  # bytes for which that ratio does not count
-# what reading a damaged archive, or a column of one, ends in; numpy reads a header with Python's tokenizer
-_DAMAGES = (
-    zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError, ValueError, RuntimeError, LookupError,
-    OverflowError, TypeError, SyntaxError, struct.error, tokenize.TokenError,
-)  # fmt: skip
+# what reading a damaged column ends in, too; numpy reads a header with Python's tokenizer
+_DAMAGES = (*DAMAGED_ZIP, TypeError, SyntaxError, tokenize.TokenError)
 
 
 def load(path: Path) -> Outcomes:

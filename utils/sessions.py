@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import struct
 import zipfile
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,17 +20,13 @@ from utils.boxes import xyxy_to_xywh
 from utils.card import Export
 from utils.card import read as read_card
 from utils.devices import Compute
+from utils.files import DAMAGED_ZIP
 from utils.letterbox import PADDING
 from utils.log import LOGGER, InputError, one_line, printable
 from utils.yaml_file import parse_yaml
 
 CONFIG = "config.txt"  # of TorchScript: YOLOv5's name for the file within that holds the metadata
 MAX_CARD_BYTES = 100_000_000  # 72 bytes a training frame
-# what reading a damaged zip file, or the json in it, ends in
-DAMAGES = (
-    zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError, ValueError, RuntimeError, LookupError,
-    OverflowError, struct.error,
-)  # fmt: skip
 
 
 class Session(ABC):
@@ -258,7 +252,7 @@ def _torchscript_card(path: Path) -> Any:
             if not names or archive.getinfo(names[0]).file_size > MAX_CARD_BYTES:
                 return {}
             return json.loads(archive.read(names[0]).decode("utf-8"))
-    except DAMAGES as error:
+    except DAMAGED_ZIP as error:
         raise unreadable(path, error) from None
 
 
