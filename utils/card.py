@@ -22,6 +22,8 @@ from utils.files import finite
 from utils.log import InputError, printable, shown
 
 KEY = "echo"
+CONFIG = "config.txt"  # of TorchScript: YOLOv5's name for the file within that holds the metadata
+METADATA = "metadata.yaml"  # of OpenVINO: the same for the file beside the network's
 FORMAT = 1
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 FROM_TRAINING = (

@@ -25,6 +25,7 @@ from models.heads import Detect
 from models.yolo import fused
 from utils import extras
 from utils.boxes import CLASS_OFFSET, xywh_to_xyxy
+from utils.card import CONFIG, KEY, METADATA
 from utils.files import write_whole
 
 INPUT = "images"
@@ -152,13 +153,13 @@ def write_torchscript(plan: Plan, path: Path) -> None:
     with extras.quiet(plan.verbose), torch.no_grad():
         example = plan.example().to(plan.device)
         traced = torch.jit.trace(plan.deployed(TYPES[plan.precision]).to(plan.device), example, check_trace=False)
-        files = {"config.txt": json.dumps(card, ensure_ascii=False)}
+        files = {CONFIG: json.dumps(card, ensure_ascii=False)}
         write_whole(path, lambda file: torch.jit.save(traced, file, _extra_files=files))
 
 
 def plan_names(card: Mapping[str, str]) -> list[str]:
     """The class names of a card."""
-    return list(json.loads(card["echo"])["names"])
+    return list(json.loads(card[KEY])["names"])
 
 
 def write_onnx(plan: Plan, path: Path) -> None:
@@ -218,15 +219,15 @@ def write_openvino(plan: Plan, folder: Path) -> None:
             openvino.save_model(model, str(draft / f"{stem_of(folder)}.xml"), compress_to_fp16=compressed)
             del model
             text = yaml.safe_dump(
-                {"stride": plan.stride, "names": dict(enumerate(plan_names(plan.card))), "echo": plan.card["echo"]},
+                {"stride": plan.stride, "names": dict(enumerate(plan_names(plan.card))), KEY: plan.card[KEY]},
                 allow_unicode=True, sort_keys=False, width=2**20,
             )  # fmt: skip
-            (draft / "metadata.yaml").write_text(text, encoding="utf-8")
+            (draft / METADATA).write_text(text, encoding="utf-8")
 
 
 def is_openvino_file(path: Path) -> bool:
     """Whether a file is of the kinds that an export leaves in its folder."""
-    return path.is_file() and (path.suffix in (".xml", ".bin") or path.name == "metadata.yaml")
+    return path.is_file() and (path.suffix in (".xml", ".bin") or path.name == METADATA)
 
 
 def stem_of(folder: Path) -> str:

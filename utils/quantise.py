@@ -21,6 +21,7 @@ from utils import extras
 from utils.checkpoint import Trained
 from utils.config import find_file, load_dataset_config
 from utils.dataset import prepare
+from utils.exports import INPUT
 from utils.images import read_image
 from utils.letterbox import PADDING, Image, letterbox
 from utils.log import LOGGER, progress
@@ -93,7 +94,7 @@ def onnx_quantiser(frames: list[Images], batch: int) -> Callable[[Any], Any]:
         class Reader(tools.CalibrationDataReader):  # type: ignore[name-defined]
             def get_next(self) -> dict[str, NDArray[np.float32]] | None:
                 frame = next(arriving, None)
-                return None if frame is None else {"images": as_input(frame, batch)}
+                return None if frame is None else {INPUT: as_input(frame, batch)}
 
         with tempfile.TemporaryDirectory() as folder:
             plain, small = Path(folder) / "plain.onnx", Path(folder) / "int8.onnx"

@@ -17,7 +17,7 @@ from torch import Tensor
 from models.yolo import Output
 from utils import extras
 from utils.boxes import xyxy_to_xywh
-from utils.card import Export
+from utils.card import CONFIG, METADATA, Export
 from utils.card import read as read_card
 from utils.devices import Compute
 from utils.files import DAMAGED_ZIP
@@ -25,7 +25,6 @@ from utils.letterbox import PADDING
 from utils.log import LOGGER, InputError, one_line, printable
 from utils.yaml_file import parse_yaml
 
-CONFIG = "config.txt"  # of TorchScript: YOLOv5's name for the file within that holds the metadata
 MAX_CARD_BYTES = 100_000_000  # 72 bytes a training frame
 
 
@@ -262,7 +261,7 @@ def _onnx_card(path: Path) -> Any:
 
 
 def _openvino_card(folder: Path) -> Any:
-    path = folder / "metadata.yaml"
+    path = folder / METADATA
     if not path.is_file():
         raise InputError(f"{path}: no such file; an OpenVINO export of this program has it")
     try:
