@@ -213,7 +213,8 @@ def test_its_loss_is_the_views_alone_and_the_boxes_columns_are_empty() -> None:
     assert losses.det is None and losses.parts is None and losses.view is not None
     assert [loss is losses.view for loss in losses.by_task()] == [True]
     columns = losses.columns()
-    assert columns[:3].isnan().all() and columns[3] == losses.view.detach() and not columns.requires_grad
+    assert columns[:3].isnan().all() and columns[3] == losses.view.detach() and columns[4] == 1
+    assert not columns.requires_grad
 
 
 def test_the_names_that_scripts_know_are_the_backbones() -> None:

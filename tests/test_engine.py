@@ -65,10 +65,12 @@ def test_an_epoch_makes_the_steps_that_a_plain_loop_makes(dataset: EchoDataset) 
         optimizer.zero_grad()
         (len(batch.images) * (losses.det + 0.2 * losses.view)).backward()
         optimizer.step()
-        total.append(losses.view.item())
+        assert losses.weighted_view is not None
+        total.append(losses.columns()[3:])
     for name, tensor in plain.state_dict().items():
         torch.testing.assert_close(network.state_dict()[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
-    assert result.losses.view == pytest.approx(sum(total) / len(total), rel=1e-5)
+    view, frames = torch.stack(total).sum(0).tolist()
+    assert result.losses.view == pytest.approx(view / frames, rel=1e-5)
     assert learner.running_mean.updates == len(loader)
 
 
@@ -123,8 +125,9 @@ def test_one_bad_step_counts_neither_in_the_losses_nor_against_those_after_it(
         nonlocal calls
         calls += 1
         losses = original(self, *arguments)  # type: ignore[arg-type]
-        assert losses.view is not None
-        return losses._replace(view=losses.view * math.nan) if calls == 2 else losses
+        assert losses.weighted_view is not None
+        bad = losses.weighted_view._replace(mean=losses.weighted_view.mean * math.nan)
+        return losses._replace(weighted_view=bad) if calls == 2 else losses
 
     monkeypatch.setattr(JointLoss, "__call__", poisoned_once)
     seen: list[tuple[int, int]] = []

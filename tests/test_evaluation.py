@@ -74,6 +74,17 @@ def test_an_untrained_network_scores_near_zero(dataset: EchoDataset) -> None:
     assert result.losses is not None and 0.8 < result.losses.view < 1.6  # ln 3 is 1.0986
 
 
+def test_batches_without_a_labelled_view_have_no_part_in_the_views_loss(dataset: EchoDataset) -> None:
+    network = tiny_network().eval()
+    criterion = JointLoss.of(network, hyperparameters(), 64)
+    assert (dataset.views() < 0).any()
+    whole, single = (
+        evaluate(network, build_loader(dataset, size, 0), 4, 3, CPU, Thresholds(), criterion).losses for size in (99, 1)
+    )
+    assert whole is not None and single is not None
+    assert single.view == pytest.approx(whole.view, rel=1e-4)
+
+
 def test_bf16_figures_are_near_fp32(dataset: EchoDataset) -> None:
     network = tiny_network().eval()
     with torch.inference_mode():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -146,7 +146,9 @@ class Step:
         figures = self._gradients.figures()
         norm = nn.utils.clip_grad_norm_(parameters, learner.clip_grad_norm or math.inf)
         good = bool(norm.isfinite()) and bool(figures.losses.isfinite().all())
-        self._waiting.settle(state, good, processes)
+        sums = self._waiting.settle(state, good, processes)
+        if sums[-1] == 0:  # no frame of the step says what its view is: nobody knows the loss that it has there
+            figures = replace(figures, losses=torch.cat((figures.losses[:-1], figures.losses.new_tensor([math.nan]))))
         if good:
             learner.optimizer.step()
             processes.average_statistics(learner.network)

@@ -16,7 +16,10 @@ BAD_STEPS = 5  # in a row without a finite gradient, after which a training does
 
 
 class MeanLosses(NamedTuple):
-    """Mean over an epoch's batches of the unweighted losses; NaN for what is not learned."""
+    """Unweighted losses of an epoch: of boxes the mean over its batches, of views over its frames that count.
+
+    NaN for what is not learned, and for views where no frame is labelled.
+    """
 
     box: float
     obj: float
@@ -43,7 +46,7 @@ class EpochProgress:
 
     Attributes:
         batches: that have been trained on.
-        sums: (4,) of their unweighted losses in all processes, where these were finite.
+        sums: (5,) of :meth:`utils.loss.TaskLosses.columns` in all processes, of steps that were taken.
         counted: batches in these sums.
         skipped: steps that were not taken, because a loss or a gradient was not finite.
         in_a_row: of these the latest, without a good one between or after them; earlier epochs' included.
@@ -51,7 +54,7 @@ class EpochProgress:
     """
 
     batches: int = 0
-    sums: Tensor = field(default_factory=lambda: torch.zeros(4))
+    sums: Tensor = field(default_factory=lambda: torch.zeros(5))
     counted: int = 0
     skipped: int = 0
     in_a_row: int = 0
@@ -68,17 +71,17 @@ class Waiting:
 
     def __init__(self, device: torch.device) -> None:
         self.batches = 0
-        self._sums = torch.zeros(4, device=device)
+        self._sums = torch.zeros(5, device=device)
         self._frames: list[int] = []
 
     def add(self, losses: Tensor, frames: Sequence[int]) -> None:
-        """Take in a batch: its losses (4,), unweighted, and where its frames are in the dataset."""
+        """Take in a batch: its columns (5,), and where its frames are in the dataset."""
         self.batches += 1
         self._sums += losses
         self._frames += frames
 
-    def settle(self, state: EpochProgress, good: bool, processes: Processes) -> None:
-        """Add the batches to the epoch's, as the step's outcome says."""
+    def settle(self, state: EpochProgress, good: bool, processes: Processes) -> Tensor:
+        """Add the batches to the epoch's, as the step's outcome says; returns the sums (5,) of all processes."""
         sums = processes.sum(self._sums).cpu()
         state.batches += self.batches
         if good:
@@ -89,8 +92,10 @@ class Waiting:
             state.skipped += 1
             state.in_a_row += 1
             state.bad_frames = state.bad_frames + self._frames
+        return sums
 
 
 def mean_losses(sums: Tensor, batches: int) -> MeanLosses:
-    """Means from sums (4,) over so many batches; NaN where there are none."""
-    return MeanLosses(*((sums / batches).tolist() if batches else [math.nan] * 4))
+    """Means from the sums (5,) of so many batches' columns; NaN where there is nothing."""
+    box, obj, cls = (sums[:3] / batches).tolist() if batches else [math.nan] * 3
+    return MeanLosses(box, obj, cls, float(sums[3] / sums[4]))  # 0 / 0 is NaN

@@ -176,11 +176,26 @@ def binary_focal(logits: Tensor, target: Tensor, positive_weight: float, gamma: 
     return (loss * alpha * (1 - right) ** gamma).mean()
 
 
+class WeightedLoss(NamedTuple):
+    """A mean over frames, and the sum of their weights.
+
+    Attributes:
+        mean: scalar, this process's share of it.
+        weight: scalar, on the processor; of the frames of all processes that hold the batch together.
+        own_weight: scalar, on the processor; of this process's frames.
+    """
+
+    mean: Tensor
+    weight: Tensor
+    own_weight: Tensor
+
+
 class ViewLoss:
     """Cross-entropy over the frames that carry a view, with label smoothing, class weights, an optional focal factor.
 
-    The mean is weighted as torch's cross-entropy is: by the class weights of the frames that count. A batch without any
-    labelled frame has loss 0 (and a gradient of 0).
+    The mean is weighted by the class weight of each frame's view. Smoothing takes part in that, unlike in torch's
+    cross-entropy: a frame of weight 0 does not count, and equal probabilities have the loss :attr:`at_chance` whatever
+    the weights. A batch without any frame that counts has loss 0 (and a gradient of 0).
 
     Args:
         hyp: its ``view_...`` keys.
@@ -203,22 +218,22 @@ class ViewLoss:
         views = len(self.weights)
         return math.log(views) * (1 - 1 / views) ** self.gamma
 
-    def __call__(self, logits: Tensor, views: Tensor) -> Tensor:
-        """Logits (B, nv) and views (B,) on the processor, -1 where unlabelled -> scalar."""
+    def __call__(self, logits: Tensor, views: Tensor) -> WeightedLoss:
+        """Loss of logits (B, nv) against views (B,) on the processor, -1 where unlabelled."""
         labelled = (views != UNLABELLED).nonzero().squeeze(1)  # found out here, so that no step waits for a GPU
         views = views[labelled]
-        # a batch of views of weight 0 has loss 0
-        total = self.summed(torch.tensor(self.weights)[views].sum()).clamp(min=1e-12).to(logits.device)
-        views = views.to(logits.device, non_blocking=True)
+        weights = torch.tensor(self.weights)[views]
+        own_weight = weights.sum()
+        weight = self.summed(own_weight.clone())
+        views, weights, total = (
+            found.to(logits.device, non_blocking=True) for found in (views, weights, weight.clamp(min=1e-12))
+        )
         logits = logits.float()[labelled.to(logits.device, non_blocking=True)]
-        if not len(views):
-            return logits.sum()
-        weights = logits.new_tensor(self.weights)
-        each = F.cross_entropy(logits, views, weights, label_smoothing=self.smoothing, reduction="none")
+        each = F.cross_entropy(logits, views, label_smoothing=self.smoothing, reduction="none") * weights
         if self.gamma:
             right = logits.softmax(1).gather(1, views[:, None]).squeeze(1)
             each = each * (1 - right) ** self.gamma
-        return each.sum() / total
+        return WeightedLoss(each.sum() / total, weight, own_weight)
 
 
 class TaskLosses(NamedTuple):
@@ -226,25 +241,35 @@ class TaskLosses(NamedTuple):
 
     Attributes:
         det: scalar, sum of ``parts``; None of a classifier alone.
-        view: scalar; None of a network without a view head.
+        weighted_view: None of a network without a view head.
         parts: box, objectness and class loss.
         frames: of the batch, in all processes that hold it together.
     """
 
     det: Tensor | None
-    view: Tensor | None
+    weighted_view: WeightedLoss | None
     parts: DetectionLosses | None
     frames: int
+
+    @property
+    def view(self) -> Tensor | None:
+        """Scalar; None of a network without a view head."""
+        return self.weighted_view.mean if self.weighted_view else None
 
     def by_task(self) -> list[Tensor]:
         """The losses of the tasks that the network has: detection, view."""
         return [loss for loss in (self.det, self.view) if loss is not None]
 
     def columns(self) -> Tensor:
-        """(4,) box, objectness, class, view, cut off from the graph; NaN for what is not learned."""
+        """(5,) for :func:`utils.epoch.mean_losses`, cut off from the graph; NaN for what is not learned.
+
+        Box, objectness and class loss, the view loss times the weight of its frames, and that weight.
+        """
         like = self.by_task()[0].detach()
-        found = [*(self.parts or (None, None, None)), self.view]
-        return torch.stack([like.new_tensor(math.nan) if loss is None else loss.detach() for loss in found])
+        view = self.weighted_view
+        of_view = (None, None) if view is None else (view.mean * view.weight.to(like.device), view.own_weight)
+        found = [*(self.parts or (None, None, None)), *of_view]
+        return torch.stack([like.new_tensor(math.nan) if loss is None else loss.detach().to(like) for loss in found])
 
 
 class JointLoss:

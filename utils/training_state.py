@@ -135,7 +135,7 @@ def _fault_of_progress(content: Mapping[str, Any]) -> str:
         return ""
     sums, bad = progress["sums"], progress["bad_frames"]
     counts = all(_is_kind(int, progress[name]) and progress[name] >= 0 for name in PROGRESS if name not in _LISTS)
-    good = set(progress) == set(PROGRESS) and counts and isinstance(sums, Tensor) and sums.shape == (4,)
+    good = set(progress) == set(PROGRESS) and counts and isinstance(sums, Tensor) and sums.shape == (5,)
     good = good and isinstance(bad, list) and all(_is_kind(int, frame) for frame in bad)
     return "" if good else f"{', '.join(PROGRESS)}, or None"
 
