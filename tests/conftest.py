@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from models.yolo import Network
+from tests.phantoms import SHAPES, own_box, write_frame, write_yaml
 from tests.scripts import phantom_yaml
 from tests.simulated import few
 from utils import frames
@@ -35,6 +36,12 @@ def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(frames, "CACHE_FOLDER", tmp_path_factory.mktemp("cache"))
         yield
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of frames that no other test uses."""
+    monkeypatch.setattr(frames, "CACHE_FOLDER", tmp_path / "cache")
 
 
 @pytest.fixture(autouse=True)
@@ -108,6 +115,15 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> EchoDataset:
     config = load_dataset_config(phantom_yaml(tmp_path_factory.mktemp("phantom")))
     prepare(config)
     return EchoDataset(config, "train", 64)
+
+
+@pytest.fixture
+def shapes(tmp_path: Path) -> Path:
+    """A training split of frames of several shapes, each with a box and a view of its own."""
+    for i, shape in enumerate(SHAPES):
+        write_frame(tmp_path, f"train/p{i // 2}-{i}.png", shape, [own_box(i, shape)], i % 3)
+    write_yaml(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture

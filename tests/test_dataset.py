@@ -1,11 +1,9 @@
-"""utils/dataset.py: which files a split has, that boxes and views stay with their frames, and the order of an epoch."""
+"""utils/dataset.py: which files a split has, and that boxes and views stay with their frames."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from tests.phantoms import Box, make_dataset, settle, write_frame, write_image, write_yaml
-from utils import dataset as module
-from utils import frames
+from tests.phantoms import SHAPES, dataset, make_dataset, own_box, write_frame, write_image, write_yaml
 from utils.augment import Augmenter
-from utils.batches import EpochBatches, Key
+from utils.batches import Key
 from utils.config import Hyperparameters, load_dataset_config
-from utils.dataset import Batch, EchoDataset, build_loader, collate, prepare
-from utils.labels import Label, read_label
+from utils.dataset import EchoDataset, build_loader, prepare
 from utils.letterbox import fit, letterbox, padded
 from utils.log import LOGGER, InputError
 from utils.split_files import list_images
 
-SHAPES = [(48, 64), (64, 48), (60, 60), (30, 97), (97, 30), (50, 64), (64, 64), (20, 64), (64, 20)]
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frames, "CACHE_FOLDER", tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture
@@ -38,10 +28,6 @@ def log(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> py
     monkeypatch.setattr(LOGGER, "propagate", True)  # another test may have set logging up
     caplog.set_level(logging.INFO, LOGGER.name)
     return caplog
-
-
-def dataset(folder: Path, size: int = 64, split: str = "train", **keywords: Any) -> EchoDataset:
-    return EchoDataset(load_dataset_config(folder / "data.yaml"), split, size, **keywords)
 
 
 def test_frames_of_a_clip_agree_on_the_view_that_most_of_them_carry(tmp_path: Path) -> None:
@@ -73,21 +59,6 @@ def test_frames_go_clip_by_clip_in_the_order_of_their_numbers(tmp_path: Path) ->
     found.arrange_by_clip()
     assert [path.stem for path in found.files] == ["p1-c0-3", "p1-c1-9", "p1-c1-11", "p2-c1-2", "p2-c1-10"]
     assert found.window(2).clip_of(4) == found.window(2).clip_of(3) != found.window(2).clip_of(2)
-
-
-def own_box(index: int, shape: tuple[int, int]) -> Box:
-    """A box whose class and place tell which frame it belongs to."""
-    height, width = shape
-    return index % 4, width // 4, height // 4, width // 4 + 6 + index % 5, height // 4 + 5 + index % 7
-
-
-@pytest.fixture
-def shapes(tmp_path: Path) -> Path:
-    """A training split of frames of several shapes, each with a box and a view of its own."""
-    for i, shape in enumerate(SHAPES):
-        write_frame(tmp_path, f"train/p{i // 2}-{i}.png", shape, [own_box(i, shape)], i % 3)
-    write_yaml(tmp_path)
-    return tmp_path
 
 
 # --- faults in the files ---------------------------------------------------------------------------------------------
@@ -133,86 +104,6 @@ def test_a_split_whose_every_image_is_bad_is_told(tmp_path: Path) -> None:
         path.write_bytes(b"no image")
     with pytest.raises(InputError, match=r"train: expected images, but none of 2 can be decoded"):
         dataset(tmp_path)
-
-
-# --- opened again ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the label files that are read, as they are."""
-    names: list[str] = []
-
-    def counting(path: Path, nc: int, nv: int) -> Label:
-        names.append(path.name)
-        return read_label(path, nc, nv)
-
-    monkeypatch.setattr(module, "read_label", counting)
-    return names
-
-
-def contents(data: EchoDataset) -> list[Any]:
-    labels = [(label.boxes.tolist(), label.view, label.problems) for label in data.labels]
-    return [data.files, data.originals, data.problems, labels]
-
-
-def test_labels_are_read_once_and_again_where_they_changed(tmp_path: Path, read: list[str]) -> None:
-    make_dataset(tmp_path)
-    labels = sorted((tmp_path / "labels/train").iterdir())
-    labels[0].write_text("9 9\n0 0.5 0.5 0.1 0.1\n")
-    settle(tmp_path)
-    first = dataset(tmp_path)
-    assert len(read) == 6 and len(first.problems) == 1
-    read.clear()
-    assert contents(dataset(tmp_path)) == contents(first) and read == []
-    assert dataset(tmp_path, single_class=True).class_counts().tolist() == [6] and read == []
-    assert contents(dataset(tmp_path)) == contents(first)  # the single class is not in what is kept
-    with pytest.raises(InputError, match="--strict-data"):
-        dataset(tmp_path, strict=True)
-    labels[0].write_text("0 0.5 0.5 0.1 0.1\n")
-    labels[2].unlink()
-    write_frame(tmp_path, "train/p09-1.png", (48, 64), [own_box(1, (48, 64))], 1)
-    settle(tmp_path / "labels", 30)
-    for path in labels[1:2] + labels[3:]:
-        os.utime(path, (0, 0))
-    data = dataset(tmp_path)
-    assert data.problems == [] and len(data) == 7 and data.views().tolist()[2] == -1 and data.views().tolist()[-1] == 1
-    assert len(read) == 7  # all have another time now
-    read.clear()
-    assert dataset(tmp_path).views().tolist() == data.views().tolist()
-    assert read == [labels[2].name]  # a file that may appear is looked for
-
-
-def test_labels_of_another_number_of_classes_or_views_are_read_again(tmp_path: Path, read: list[str]) -> None:
-    make_dataset(tmp_path)
-    settle(tmp_path)
-    dataset(tmp_path)
-    for keys in ({"names": ["a", "b"]}, {"view_names": ["a", "b"]}, {"view_names": None}):
-        read.clear()
-        write_yaml(tmp_path, **keys)
-        data = dataset(tmp_path)
-        assert len(read) == 6 and len(data.problems) == (2 if "names" in keys else 6 if keys["view_names"] else 0)
-
-
-def test_folds_over_one_folder_share_what_is_known(tmp_path: Path, read: list[str]) -> None:
-    make_dataset(tmp_path)
-    files = sorted((tmp_path / "images/train").iterdir())
-    (tmp_path / "fold.txt").write_text("\n".join(str(path) for path in files[1:4]))
-    settle(tmp_path)
-    dataset(tmp_path)
-    read.clear()
-    write_yaml(tmp_path, train="fold.txt")
-    assert dataset(tmp_path).files == files[1:4] and read == []
-
-
-def test_a_cache_that_cannot_be_written_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_dataset(tmp_path)
-    settle(tmp_path)
-    expected = contents(dataset(tmp_path))
-    (tmp_path / "file").write_text("in the way")
-    monkeypatch.setattr(frames, "CACHE_FOLDER", tmp_path / "file" / "cache")
-    for mode in frames.CACHE_MODES:
-        assert contents(dataset(tmp_path, cache=mode)) == expected
 
 
 # --- samples ---------------------------------------------------------------------------------------------------------
@@ -315,77 +206,13 @@ def test_arranging_keeps_files_labels_and_frames_together(shapes: Path) -> None:
     assert data.groups == [path.name.split("-")[0] for path in data.files]
 
 
-# --- batches ---------------------------------------------------------------------------------------------------------
-
-
-def test_collate_numbers_the_boxes_by_their_frame(tmp_path: Path) -> None:
-    two: list[Box] = [(2, 4, 4, 20, 20), (3, 30, 30, 60, 40)]
-    for name, boxes, view in (("a", two, 1), ("b", [], None), ("c", two[:1], 0)):
-        write_frame(tmp_path, f"train/{name}.png", (48, 64), boxes, view)
-    write_yaml(tmp_path)
-    data = dataset(tmp_path)
-    batch = collate([data[i] for i in (2, 1, 0)])
-    assert batch.boxes[:, :2].tolist() == [[0, 2], [2, 2], [2, 3]] and batch.boxes.dtype == torch.float32
-    np.testing.assert_array_equal(batch.boxes[1:, 1:], data[0][1])
-    assert batch.views.tolist() == [0, -1, 1] and batch.views.dtype == torch.int64
-    assert batch.images.shape == (3, 3, 64, 64) and batch.images.dtype == torch.uint8
-    assert batch.indices == (2, 1, 0) and batch.geometries[0] == data[2][3]
-    assert collate([data[1]]).boxes.shape == (0, 6)
-
-
-def test_images_lie_in_memory_as_frames_do(shapes: Path) -> None:
-    data = dataset(shapes)
-    samples = [data[i] for i in range(4)]
-    images = collate(samples).images
-    assert torch.equal(images, torch.stack([image for image, *_ in samples]))
-    assert images.is_contiguous(memory_format=torch.channels_last)
-    images[0, 0] = 7  # a copy: the frames stay as they are
-    assert torch.equal(data[0][0], samples[0][0])
-
-
-@pytest.mark.parametrize("rect", [False, True])
-def test_workers_keep_the_memorys_order(
-    shapes: Path, hyp: Hyperparameters, monkeypatch: pytest.MonkeyPatch, rect: bool
-) -> None:
-    monkeypatch.setattr("utils.dataset.cores", lambda: 2)
-    data = dataset(shapes, augmenter=augmenting(hyp))
-    if rect:
-        data.arrange_by_shape(4, 32)
-    for workers in (0, 2):
-        for batch in build_loader(data, 4, workers):
-            assert batch.images.is_contiguous(memory_format=torch.channels_last)
+# --- augmented samples -----------------------------------------------------------------------------------------------
 
 
 def augmenting(hyp: Hyperparameters) -> Augmenter:
     return Augmenter(
         dataclasses.replace(hyp, degrees=20.0, translate=0.2, hsv_v=0.3, fliplr=0.5, mosaic=0.5, mixup=0.5)
     )
-
-
-def assert_equal(one: Batch, other: Batch) -> None:
-    assert torch.equal(one.images, other.images) and torch.equal(one.boxes, other.boxes)
-    assert torch.equal(one.views, other.views) and one.indices == other.indices and one.geometries == other.geometries
-
-
-def epochs(data: EchoDataset, workers: int, count: int = 2) -> Iterator[list[Batch]]:
-    loader = build_loader(data, 4, workers, seed=7, shuffle=True)
-    assert loader.num_workers == workers
-    for epoch in range(count):
-        assert isinstance(loader.batch_sampler, EpochBatches)
-        loader.batch_sampler.keys.epoch = epoch
-        yield list(loader)
-
-
-def test_batches_are_the_same_with_and_without_workers(
-    tmp_path: Path, hyp: Hyperparameters, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("utils.dataset.cores", lambda: 2)
-    make_dataset(tmp_path, train=10)
-    data = dataset(tmp_path, augmenter=augmenting(hyp), seed=7)
-    alone, helped = list(epochs(data, 0)), list(epochs(data, 2))
-    for one, other in zip([*alone[0], *alone[1]], [*helped[0], *helped[1]], strict=True):
-        assert_equal(one, other)
-    assert sorted(i for batch in alone[1] for i in batch.indices) == list(range(10))
 
 
 def test_a_sample_depends_on_seed_epoch_and_index_alone(tmp_path: Path, hyp: Hyperparameters) -> None:
@@ -420,25 +247,6 @@ def test_rectangular_batches_take_no_mosaic(shapes: Path, hyp: Hyperparameters) 
         one.arrange_by_shape(4, 32)
     for i in range(len(data)):
         assert torch.equal(data[i][0], plain[i][0]) and data[i][2] == plain[i][2]
-
-
-@pytest.mark.parametrize(
-    ("mode", "augments", "workers"), [("ram", False, 0), ("disk", False, 0), ("none", False, 2), ("ram", True, 2)]
-)
-def test_workers_are_only_used_where_they_have_work(
-    tmp_path: Path, hyp: Hyperparameters, monkeypatch: pytest.MonkeyPatch, mode: str, augments: bool, workers: int
-) -> None:
-    monkeypatch.setattr("utils.dataset.cores", lambda: 2)
-    make_dataset(tmp_path)
-    data = dataset(tmp_path, cache=mode, augmenter=augmenting(hyp) if augments else None)
-    assert data.in_memory == (mode != "none")
-    assert build_loader(data, 2, workers=8).num_workers == workers  # and no more than there are cores
-
-
-def test_a_loader_without_shuffling_keeps_the_order_and_the_last_small_batch(tmp_path: Path) -> None:
-    make_dataset(tmp_path, train=5)
-    batches = list(build_loader(dataset(tmp_path), 2, 0))
-    assert [batch.indices for batch in batches] == [(0, 1), (2, 3), (4,)]
 
 
 # --- generated data --------------------------------------------------------------------------------------------------
