@@ -18,5 +18,5 @@ def test_its_parameters_are_those_that_the_optimizer_changes() -> None:
     criterion = JointLoss.of(network, hyperparameters(), 64)
     learner = Learner(network, RunningMean(network), optimizer, Balancer((1.0, 0.2)), criterion, schedule)
     trained = {id(parameter) for parameter in network.parameters() if parameter.requires_grad}
-    assert {id(parameter) for parameter in learner.parameters if parameter.requires_grad} == trained
+    assert {id(parameter) for parameter in learner.parameters} == trained
     assert len(learner.parameters) == len({id(parameter) for parameter in learner.parameters})
