@@ -9,14 +9,14 @@ import pytest
 import torch
 
 import train
-from tests.hostile import _resumable_content, _saved
+from tests.hostile_checkpoints import resumable_content, saved
 from utils.flags import from_keywords
 from utils.log import InputError
 from utils.resume import read_or_predecessor, resumed_options
 
 
 def resumed(path: Path, **changes: Any) -> Any:
-    path.write_bytes(_saved({**_resumable_content(), **changes}))
+    path.write_bytes(saved({**resumable_content(), **changes}))
     return resumed_options(read_or_predecessor(path), from_keywords(train.FLAGS, {}), train.FLAGS)
 
 
@@ -56,10 +56,10 @@ def test_a_state_of_another_kind_is_refused(tmp_path: Path, key: str, value: Any
 )
 def test_an_option_of_another_kind_is_refused(tmp_path: Path, option: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=rf"last\.pt: options: {next(iter(option))}: expected"):
-        resumed(tmp_path / "last.pt", options={**_resumable_content()["options"], **option})
+        resumed(tmp_path / "last.pt", options={**resumable_content()["options"], **option})
 
 
 def test_where_the_state_is_damaged_the_save_before_it_is_gone_on_with(tmp_path: Path) -> None:
-    (tmp_path / "last_previous.pt").write_bytes(_saved(_resumable_content()))
-    (tmp_path / "last.pt").write_bytes(_saved({**_resumable_content(), "optimizer": {}}))
+    (tmp_path / "last_previous.pt").write_bytes(saved(resumable_content()))
+    (tmp_path / "last.pt").write_bytes(saved({**resumable_content(), "optimizer": {}}))
     assert read_or_predecessor(tmp_path / "last.pt").path.name == "last_previous.pt"
