@@ -82,3 +82,8 @@ def exported(kind: str, name: str = "joint", **options: Any) -> Path:
     weights.write_bytes(saved(name).read_bytes())
     (path,) = export.run(weights=str(weights), include=[kind], **options)
     return path
+
+
+def size(path: Path) -> int:
+    """Bytes of an exported file, or of the weights in an exported folder."""
+    return sum(file.stat().st_size for file in ([path] if path.is_file() else path.iterdir()) if file.suffix != ".xml")

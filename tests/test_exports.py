@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models.yolo import Network, Output
-from tests.exported import KINDS, exported, plain
+from tests.exported import KINDS, exported, plain, size
 from utils.agreement import deviation, sample
 from utils.boxes import non_max_suppression
 from utils.config import ROOT
@@ -129,10 +129,6 @@ def test_fewer_bits_deviate_by_little(kind: str, switch: str, pixels: float, pro
     assert str(run).endswith("CPU, " + ("fp16" if switch == "half" else switch))
     whole = exported(kind, imgsz=64, dynamic=True)
     assert size(path) < 0.75 * size(whole)
-
-
-def size(path: Path) -> int:
-    return sum(file.stat().st_size for file in ([path] if path.is_file() else path.iterdir()) if file.suffix != ".xml")
 
 
 def test_an_onnx_file_stands_alone_and_says_nothing_of_this_machine() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.exported import exported, plain, saved
+from tests.exported import exported, plain, saved, size
 from tests.scripts import phantom_yaml
 from utils.agreement import sample
 from utils.devices import Compute
@@ -32,10 +32,6 @@ def session(path: Path) -> Runner:
 def expected(images: Tensor) -> Any:
     with torch.no_grad():
         return plain("joint")(images)
-
-
-def size(path: Path) -> int:
-    return sum(file.stat().st_size for file in ([path] if path.is_file() else path.iterdir()) if file.suffix != ".xml")
 
 
 @pytest.fixture(scope="module")
