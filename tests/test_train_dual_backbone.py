@@ -5,30 +5,25 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torchvision
-import yaml
 from torch import Tensor
 
 import detect
 import train
 import train_dual_backbone
 import val
-from models.yolo import Network
-from tests.scripts import phantom_yaml, tiny_cfg
+from tests import dual_runs
+from tests.dual_runs import content, equal, figures, fit, keywords, same_part, tiny
 from tests.test_dual import memory
-from tests.test_resume import cut
 from train_dual_backbone import FLAGS, PARTS, open_task, prepared
 from utils import splits
 from utils.building import build_network
 from utils.checkpoint import Checkpoint, read, save
-from utils.config import ROOT
 from utils.evaluation import Evaluation
 from utils.flags import from_keywords, parse
 from utils.interrupt import Interrupts
@@ -38,49 +33,27 @@ from utils.plan import Plan
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Small data, tiny networks, and a hyp file with dropout, so that random numbers matter."""
-    folder = tmp_path_factory.mktemp("dual")
-    phantom_yaml(folder)
-    tiny_cfg(folder)
-    tiny_cfg(folder, "models/hub/yolov5s.yaml")
-    hyp = yaml.safe_load((ROOT / "hyp" / "joint_training_rules.yaml").read_text())
-    (folder / "hyp.yaml").write_text(yaml.safe_dump({**hyp, "view_dropout": 0.3}))
-    return folder
+def place() -> Path:
+    return dual_runs.place()
 
 
-def keywords(place: Path, **changes: Any) -> dict[str, Any]:
-    """Of a two-epoch run of a tiny detector and YOLOv5n's backbone, with what ``changes`` say instead."""
-    return {
-        "data": str(place / "small.yaml"), "cfg": str(place / "tiny-yolov5n.yaml"), "hyp": str(place / "hyp.yaml"),
-        "classifier": "yolov5n", "imgsz": 64, "batch_size": 8, "epochs": 2, "project": str(place / "runs"),
-        "noplots": True, "bootstrap": 0, "threads": 1, "workers": 0, "save_period": 1, **changes,
-    }  # fmt: skip
+@pytest.fixture(scope="module")
+def turns() -> Path:
+    return dual_runs.turns()
 
 
-def fit(place: Path, name: str, **changes: Any) -> Path:
-    return train_dual_backbone.run(**keywords(place, name=name, **changes))
+@pytest.fixture(scope="module")
+def parallel() -> Path:
+    return dual_runs.parallel()
 
 
-def tiny(place: Path) -> str:
-    """A ``--classifier`` that is quicker than YOLOv5n."""
-    return str(place / "tiny-yolov5s.yaml")
+@pytest.fixture(scope="module")
+def joint() -> Path:
+    return dual_runs.joint()
 
 
 def options_of(place: Path, **changes: Any) -> argparse.Namespace:
     return from_keywords(FLAGS, keywords(place, **changes))
-
-
-@pytest.fixture(scope="module")
-def turns(place: Path) -> Path:
-    """A run whose parts took turns."""
-    return fit(place, "turns")
-
-
-@pytest.fixture(scope="module")
-def parallel(place: Path) -> Path:
-    """The same run, in two processes."""
-    return fit(place, "parallel", parallel=True)
 
 
 def alone(place: Path, name: str, folder: Path, **changes: Any) -> Path:
@@ -94,30 +67,6 @@ def alone(place: Path, name: str, folder: Path, **changes: Any) -> Path:
         task.step()
     task.training.finish()
     return folder
-
-
-def content(folder: Path, part: str, file: str = "last") -> dict[str, Any]:
-    found: dict[str, Any] = torch.load(folder / part / "weights" / f"{file}.pt", weights_only=True)
-    return found
-
-
-def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(tensor, second[name]) for name, tensor in first.items())
-
-
-def same_part(first: Path, second: Path, part: str) -> bool:
-    """Whether a part's weights, their mean and its best ones are bit-identical in two runs."""
-    a, b = content(first, part), content(second, part)
-    best = content(first, part, "best")["ema"], content(second, part, "best")["ema"]
-    return equal(a["network"], b["network"]) and equal(a["ema"], b["ema"]) and equal(*best)
-
-
-def figures(run: Path) -> list[dict[str, float]]:
-    """The rows of its results.csv, but for the time it took; an empty cell as -1."""
-    rows = read_results(run / "results.csv")
-    return [
-        {name: -1.0 if math.isnan(cell) else cell for name, cell in row.items() if name != "seconds"} for row in rows
-    ]
 
 
 # What they share: nothing.
@@ -243,14 +192,6 @@ def test_val_and_detect_take_the_best_checkpoint_as_a_joint_ones(place: Path, tu
 # What they start from.
 
 
-@pytest.fixture(scope="module")
-def joint(place: Path) -> Path:
-    """A checkpoint of a joint network."""
-    torch.manual_seed(5)
-    description = yaml.safe_load((place / "tiny-yolov5n.yaml").read_text())
-    return cut(Network(description, nc=4, nv=3), place / "joint" / "weights" / "best.pt").path
-
-
 def counted(log: str, path: Path) -> list[int]:
     """Of the line that says how much of a file fitted: matched, and of how many."""
     (line,) = [line for line in log.splitlines() if str(path) in line and "tensors matched" in line]
@@ -327,102 +268,6 @@ def test_both_know_whom_the_classifiers_first_weights_have_seen(place: Path, tur
     save(place / "seen.pt", {**start.content, "trained_on": seen.content()})
     both = seen_by(place, classifier_weights=str(place / "seen.pt"))
     assert both != seen_by(place)
-
-
-# A run that was cut, and goes on.
-
-
-def cut_run(run: Path, place: Path, name: str, parts: tuple[str, ...]) -> Path:
-    """A copy of a run as if it had been cut: some of its parts stand after the first epoch."""
-    folder = place / "runs" / name
-    shutil.copytree(run, folder)
-    (folder / "metrics.json").unlink()
-    for part in parts:
-        weights = folder / part / "weights"
-        (weights / "last.pt").write_bytes((weights / "epoch0.pt").read_bytes())
-    return folder
-
-
-@pytest.mark.parametrize("parts", [("detector",), ("classifier",), PARTS, ()], ids=str)
-def test_a_run_that_was_cut_ends_as_an_uninterrupted_one(place: Path, turns: Path, parts: tuple[str, ...]) -> None:
-    folder = cut_run(turns, place, f"cut-{'-'.join(parts)}", parts)
-    assert train_dual_backbone.run(resume=str(folder / "weights" / "last.pt")) == folder
-    assert figures(folder) == figures(turns)
-    for part in PARTS:
-        assert equal(content(folder, part)["network"], content(turns, part)["network"])
-    for file in ("best", "last"):
-        expected, got = (read(run / "weights" / f"{file}.pt").content for run in (turns, folder))
-        assert equal(got["ema"], expected["ema"]) and got["epochs"] == expected["epochs"]
-    expected, got = (json.loads((run / "metrics.json").read_text()) for run in (turns, folder))
-    assert [got[key] for key in ("map50", "f1", "view", "loss")] == [
-        expected[key] for key in ("map50", "f1", "view", "loss")
-    ]
-    assert got["settings"]["best_epoch"] == expected["settings"]["best_epoch"]
-
-
-def test_a_run_in_two_processes_that_was_cut_ends_as_an_uninterrupted_one(place: Path, parallel: Path) -> None:
-    folder = cut_run(parallel, place, "cut-parallel", ("classifier",))  # the other process is not needed
-    assert train_dual_backbone.run(resume=str(folder / "weights" / "last.pt")) == folder
-    assert figures(folder) == figures(parallel)
-    for part in PARTS:
-        assert same_part(folder, parallel, part)
-
-
-def test_a_part_whose_checkpoint_is_damaged_goes_on_from_the_save_before_it(place: Path, turns: Path) -> None:
-    folder = cut_run(turns, place, "damaged", ("detector",))
-    weights = folder / "detector" / "weights"
-    (weights / "last_previous.pt").write_bytes((weights / "last.pt").read_bytes())
-    (weights / "last.pt").write_bytes((weights / "last.pt").read_bytes()[:-100])
-    assert train_dual_backbone.run(resume=str(folder / "weights" / "last.pt")) == folder
-    assert figures(folder) == figures(turns)
-    assert equal(content(folder, "detector")["network"], content(turns, "detector")["network"])
-
-
-def test_layers_that_are_frozen_stay_so_when_a_run_goes_on(place: Path) -> None:
-    folder = fit(place, "frozen", classifier=tiny(place), freeze=[3])
-    kept = {
-        name: tensor
-        for name, tensor in content(folder, "detector")["network"].items()
-        if int(name.split(".")[1]) < 3 and name.endswith(("weight", "bias"))
-    }
-    again = cut_run(folder, place, "frozen-cut", ("detector",))
-    train_dual_backbone.run(resume=str(again / "weights" / "last.pt"))
-    state = content(again, "detector")["network"]
-    assert kept and all(torch.equal(state[name], tensor) for name, tensor in kept.items())
-    assert equal(state, content(folder, "detector")["network"])
-
-
-def test_each_script_names_the_other_for_the_runs_of_the_other(turns: Path, joint: Path) -> None:
-    last = joint.with_name("last.pt")
-    last.write_bytes(joint.read_bytes())
-    goes_on: list[tuple[Callable[..., Path], Path, str]] = [
-        (train.run, turns / "weights" / "last.pt", "train_dual_backbone.py --resume goes on with"),
-        (train_dual_backbone.run, last, "train.py --resume goes on with"),
-        (train.run, turns / "detector" / "weights" / "last.pt", "that of one of its two networks"),
-        (train_dual_backbone.run, turns / "classifier" / "weights" / "last.pt", "that of one of its two networks"),
-        (train_dual_backbone.run, turns / "weights" / "last.pt", "its training is finished"),
-        (train_dual_backbone.run, turns / "weights" / "best.pt", "got a stripped one"),
-        (train_dual_backbone.run, turns / "weights" / "epoch0.pt", r"epoch0\.pt: expected last\.pt of a run of two"),
-    ]
-    for script, path, words in goes_on:
-        with pytest.raises(InputError, match=words) as caught:
-            script(resume=str(path))
-        assert "\n" not in str(caught.value)
-
-
-def test_a_new_run_in_the_folder_of_an_old_one_does_not_begin_with_its_weights(
-    place: Path, turns: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(turns, place / "runs" / "again")
-
-    def look(*_: Any) -> int:
-        left = sorted(path.relative_to(place / "runs" / "again").as_posix() for path in
-                      (place / "runs" / "again").rglob("*st.pt"))  # fmt: skip
-        raise InputError(f"found {left}")
-
-    monkeypatch.setattr(train_dual_backbone, "side_by_side", look)
-    with pytest.raises(InputError, match=r"found \[\]"):
-        fit(place, "again", exist_ok=True, parallel=True)
 
 
 def test_every_fold_trains_both(place: Path) -> None:
