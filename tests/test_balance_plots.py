@@ -17,7 +17,8 @@ from matplotlib.lines import Line2D
 from tests.sheets import LONG_TITLE, assert_legible, assert_written_without_pyplot, legend, panels
 from utils import balance_plots
 from utils.balance_log import Rows, column
-from utils.balance_plots import balance_figure, plot_balance, plot_weights, running_mean, weights_figure
+from utils.balance_plots import balance_figure, running_mean, weights_figure
+from utils.canvas import save
 
 # A glyph the font lacks, a layout that collapsed, two equal limits: matplotlib reports all three as UserWarning.
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")
@@ -85,9 +86,9 @@ def assert_legend_is_free(figure: Figure) -> None:
             assert box is not None and np.nanmax(y) < box.get_window_extent().y0, (axes.get_title(), one)
 
 
-@pytest.mark.parametrize("write", [plot_weights, plot_balance])
-def test_each_figure_is_written_without_pyplot(write: Callable[[Rows, Path, str], None], tmp_path: Path) -> None:
-    assert_written_without_pyplot(lambda path: write(steps(80), path, LONG_TITLE), tmp_path / "balance.png")
+@pytest.mark.parametrize("draw", [weights_figure, balance_figure])
+def test_each_figure_is_written_without_pyplot(draw: Callable[[Rows, str], Figure], tmp_path: Path) -> None:
+    assert_written_without_pyplot(lambda path: save(draw(steps(80), LONG_TITLE), path), tmp_path / "balance.png")
 
 
 CASES = {
@@ -140,8 +141,7 @@ def test_a_run_gets_both_figures_with_its_warnings(
     balance: str, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: dict[Path, str] = {}
-    for name in ("plot_weights", "plot_balance"):
-        monkeypatch.setattr(balance_plots, name, lambda rows, path, title: drawn.update({path: title}))
+    monkeypatch.setattr(balance_plots, "save", lambda figure, path: drawn.update({path: figure.get_suptitle()}))
     balance_plots.write_balance_figures(steps(3), tmp_path, balance, ("shared patients", "few frames"))
     names = [f"{prefix}_weight_evolution.png", f"{prefix}_analysis.png"]
     assert drawn == dict.fromkeys([tmp_path / name for name in names], "shared patients\nfew frames")
@@ -347,8 +347,8 @@ def test_a_long_run_is_drawn_with_few_points_but_with_every_leap(tmp_path: Path)
     rows[31_234]["loss/view"] = 11.0
     rows[12_345]["weight/view"] = 0.0
     begun = time.perf_counter()
-    plot_balance(rows, tmp_path / "analysis.png")
-    plot_weights(rows, tmp_path / "weights.png")
+    save(balance_figure(rows), tmp_path / "analysis.png")
+    save(weights_figure(rows), tmp_path / "weights.png")
     assert time.perf_counter() - begun < 10  # two seconds on an idle core
     shown = panels(balance_figure(rows))
     assert max(len(points(one)[0]) for axes in shown.values() for one in axes.lines) <= 1200

@@ -10,6 +10,7 @@ import pytest
 
 from tests.sheets import LONG_TITLE, NAMES, ODD_NAMES, assert_legible, assert_written_without_pyplot, legend, line_data
 from utils import curves
+from utils.canvas import save
 
 # A glyph the font lacks, a layout that collapsed, two equal limits: matplotlib reports all three as UserWarning.
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")
@@ -29,9 +30,9 @@ def froc_of(count: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
 @pytest.mark.parametrize(
     ("file", "write"),
     [
-        ("F1_curve.png", lambda path: curves.plot_curve(X, CURVES, NAMES, path, "confidence", "F1")),
-        ("PR_curve.png", lambda path: curves.plot_pr(X, CURVES, CURVES.mean(1), NAMES, path, "Shared patients")),
-        ("FROC_curve.png", lambda path: curves.plot_froc(*froc_of(5), NAMES, path, title="FROC")),
+        ("F1_curve.png", lambda path: save(curves.curve_figure(X, CURVES, NAMES, "confidence", "F1"), path)),
+        ("PR_curve.png", lambda path: save(curves.pr_figure(X, CURVES, CURVES.mean(1), NAMES, "Shared"), path)),
+        ("FROC_curve.png", lambda path: save(curves.froc_figure(*froc_of(5), NAMES, title="FROC"), path)),
     ],
 )
 def test_each_figure_is_written_without_pyplot(file: str, write: Callable[[Path], None], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.sheets import NAMES, ODD_NAMES, VIEWS, assert_legible, assert_written_without_pyplot, legend, panels
 from utils import plots
+from utils.canvas import save
 from utils.log import InputError
 
 # A glyph the font lacks, a layout that collapsed, two equal limits: matplotlib reports all three as UserWarning.
@@ -46,8 +47,8 @@ def write_csv(path: Path, epochs: int = 12, columns: Sequence[str] = COLUMNS, ce
 @pytest.mark.parametrize(
     ("file", "write"),
     [
-        ("labels.jpg", lambda path: plots.plot_labels(*label_rows(), NAMES, VIEWS, path)),
-        ("results.png", lambda path: plots.plot_results(write_csv(path.with_suffix(".csv")), path)),
+        ("labels.jpg", lambda path: save(plots.labels_figure(*label_rows(), NAMES, VIEWS), path)),
+        ("results.png", lambda path: save(plots.results_figure(write_csv(path.with_suffix(".csv"))), path)),
     ],
 )
 def test_each_figure_is_written_without_pyplot(file: str, write: Callable[[Path], None], tmp_path: Path) -> None:
@@ -89,7 +90,7 @@ def test_labels_count_classes_and_views() -> None:
 def test_labels_of_almost_nothing(
     boxes: np.ndarray, views: np.ndarray, names: list[str], view_names: list[str], tmp_path: Path
 ) -> None:
-    plots.plot_labels(boxes, views, names, view_names, tmp_path / "labels.jpg")
+    save(plots.labels_figure(boxes, views, names, view_names), tmp_path / "labels.jpg")
     assert (tmp_path / "labels.jpg").stat().st_size > 5000
 
 
@@ -142,7 +143,7 @@ def test_results_of_a_run_just_begun_show(epochs: int, tmp_path: Path) -> None:
 
 def test_results_with_a_header_only_and_with_nothing(tmp_path: Path) -> None:
     csv = tmp_path / "results.csv"
-    plots.plot_results(write_csv(csv, 0), tmp_path / "results.png")
+    save(plots.results_figure(write_csv(csv, 0)), tmp_path / "results.png")
     csv.write_text("")
     with pytest.raises(InputError, match=r"results.csv: expected a table"):
         plots.results_figure(csv)

@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from tests.simulated import few
-from utils import curves, diagrams
+from utils import report
 from utils.assessment import Assessment, assess
 from utils.evaluation import Evaluation
 from utils.log import InputError
@@ -79,8 +79,7 @@ def test_figures_are_written_and_each_carries_the_warning(
     def recorded(figure: Figure, path: Path) -> None:
         titles[path.name] = " ".join(figure.get_suptitle().split())
 
-    for module in (curves, diagrams):
-        monkeypatch.setattr(module, "save", recorded)
+    monkeypatch.setattr(report, "save", recorded)
     write_figures(assessment, tmp_path, [WARNING])
     assert set(titles) == {
         "confusion_matrix.png", "view_confusion_matrix.png", "P_curve.png", "R_curve.png", "F1_curve.png",

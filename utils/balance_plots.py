@@ -1,7 +1,6 @@
 """The figures of a run's balance: the tasks' weights, losses, gradient norms and cosines over the steps.
 
-Each ``plot_*`` writes one file; the ``*_figure`` beside it builds the figure, for other uses. Both take the rows of a
-balance.csv, see :mod:`utils.balance_log`; what is not finite in them is left out.
+Both take the rows of a balance.csv, see :mod:`utils.balance_log`; what is not finite in them is left out.
 """
 
 from __future__ import annotations
@@ -40,13 +39,8 @@ def write_balance_figures(rows: Rows, folder: Path, balance: str, warnings: Sequ
         balance: name of the balancer.
     """
     prefix, title = "gradnorm" if balance == "gradnorm" else "balance", "\n".join(warnings)
-    plot_weights(rows, folder / f"{prefix}_weight_evolution.png", title)
-    plot_balance(rows, folder / f"{prefix}_analysis.png", title)
-
-
-def plot_weights(rows: Rows, path: Path, title: str = "") -> None:
-    """Write the tasks' weights over the steps; arguments as in :func:`weights_figure`."""
-    save(weights_figure(rows, title), path)
+    save(weights_figure(rows, title), folder / f"{prefix}_weight_evolution.png")
+    save(balance_figure(rows, title), folder / f"{prefix}_analysis.png")
 
 
 def weights_figure(rows: Rows, title: str = "") -> Figure:
@@ -59,11 +53,6 @@ def weights_figure(rows: Rows, title: str = "") -> Figure:
     figure = new_figure(6.0, 3.4, title)
     _panel(figure.add_subplot(), rows, _weights, "task weights", "weight w")
     return figure
-
-
-def plot_balance(rows: Rows, path: Path, title: str = "") -> None:
-    """Write how the tasks were balanced; arguments as in :func:`balance_figure`."""
-    save(balance_figure(rows, title), path)
 
 
 def balance_figure(rows: Rows, title: str = "") -> Figure:

@@ -18,8 +18,9 @@ import numpy as np
 
 from utils import checkpoint, outcomes
 from utils.assessment import Assessment, assess
+from utils.canvas import save
 from utils.config import from_root, load_dataset_config
-from utils.diagrams import Folds, plot_folds
+from utils.diagrams import Folds, folds_figure
 from utils.files import write_json, write_text
 from utils.launch import MARK, run_folder
 from utils.log import LOGGER, InputError, printable
@@ -255,4 +256,4 @@ def _plot(
         )
         for column in known
     }
-    plot_folds(figures, path, "\n".join(warnings))
+    save(folds_figure(figures, "\n".join(warnings)), path)

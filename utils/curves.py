@@ -1,18 +1,17 @@
 """The curves of an evaluation: over the confidence threshold, precision over recall, FROC.
 
-Each ``plot_*`` writes one file; the ``*_figure`` beside it builds the figure, for other uses.
+Each is built here and written by :func:`utils.canvas.save`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.canvas import COLOURS, MOST_NAMES, SMALL, STYLES, Floats, draw_points, finish, new_figure, plain, save
+from utils.canvas import COLOURS, MOST_NAMES, SMALL, STYLES, Floats, draw_points, finish, new_figure, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,17 +19,8 @@ if TYPE_CHECKING:
 FROC_SPAN = (0.01, 10.0)  # false boxes a frame; the same for all runs, so that they can be compared
 
 
-def plot_curve(
-    x: Floats, y: Floats, names: Sequence[str], path: Path, xlabel: str, ylabel: str, title: str = "",
-    mean_label: str = "all classes",
-) -> None:  # fmt: skip
-    """Write a quantity over the confidence threshold; arguments as in :func:`curve_figure`."""
-    save(curve_figure(x, y, names, xlabel, ylabel, title, mean_label), path)
-
-
 def curve_figure(
-    x: Floats, y: Floats, names: Sequence[str], xlabel: str, ylabel: str, title: str = "",
-    mean_label: str = "all classes",
+    x: Floats, y: Floats, names: Sequence[str], xlabel: str, ylabel: str, title: str = ""
 ) -> Figure:  # fmt: skip
     """A line for each class and a bold one for their mean, whose maximum is marked.
 
@@ -45,19 +35,12 @@ def curve_figure(
         labels = [f"{label} {np.fmax.reduce(row):.2f}" for label, row in zip(labels, y, strict=True)]
     lines, mean = [(x, row) for row in y], _mean(y)
     if not np.isfinite(mean).any():
-        return _lines(lines, labels, (x, mean), mean_label, xlabel, ylabel, title)
+        return _lines(lines, labels, (x, mean), "all classes", xlabel, ylabel, title)
     peak = int(np.nanargmax(mean))
-    mean_label = f"{mean_label}\n{mean[peak]:.2f} at {x[peak]:.3f}"
+    mean_label = f"all classes\n{mean[peak]:.2f} at {x[peak]:.3f}"
     figure = _lines(lines, labels, (x, mean), mean_label, xlabel, ylabel, title)
     draw_points(figure.axes[0], x[peak : peak + 1], mean[peak : peak + 1], "o", color="black", markersize=5)
     return figure
-
-
-def plot_pr(
-    recall: Floats, precision: Floats, ap50: Floats, names: Sequence[str], path: Path, title: str = ""
-) -> None:  # fmt: skip
-    """Write the precision-recall curve; arguments as in :func:`pr_figure`."""
-    save(pr_figure(recall, precision, ap50, names, title), path)
 
 
 def pr_figure(recall: Floats, precision: Floats, ap50: Floats, names: Sequence[str], title: str = "") -> Figure:
@@ -74,14 +57,6 @@ def pr_figure(recall: Floats, precision: Floats, ap50: Floats, names: Sequence[s
     mean_label = "all classes" if np.isnan(total) else f"all classes\n{total:.3f} mAP 0.5"
     lines = [(recall, row) for row in precision]
     return _lines(lines, labels, (recall, _mean(precision)), mean_label, "recall", "precision", title)
-
-
-def plot_froc(
-    false_boxes: Sequence[Floats], sensitivity: Sequence[Floats], names: Sequence[str], path: Path,
-    marks: Sequence[float] = (0.25, 0.5, 1.0), interval: Floats | None = None, title: str = "",
-) -> None:  # fmt: skip
-    """Write the FROC; arguments as in :func:`froc_figure`."""
-    save(froc_figure(false_boxes, sensitivity, names, marks, interval, title), path)
 
 
 def froc_figure(

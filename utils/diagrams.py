@@ -1,12 +1,11 @@
 """The figures of an evaluation that are no curves: confusion matrix, reliability of the views, folds side by side.
 
-Each ``plot_*`` writes one file; the ``*_figure`` beside it builds the figure, for other uses.
+Each is built here and written by :func:`utils.canvas.save`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -21,7 +20,6 @@ from utils.canvas import (
     finish,
     new_figure,
     plain,
-    save,
     wrapped,
 )
 
@@ -54,11 +52,6 @@ class Folds(NamedTuple):
     values: Sequence[float]
     pooled: float
     interval: tuple[float, float] | None = None
-
-
-def plot_confusion(matrix: Floats, names: Sequence[str], path: Path, background: bool = True, title: str = "") -> None:
-    """Write a confusion matrix; arguments as in :func:`confusion_figure`."""
-    save(confusion_figure(matrix, names, background, title), path)
 
 
 def confusion_figure(matrix: Floats, names: Sequence[str], background: bool = True, title: str = "") -> Figure:
@@ -99,14 +92,6 @@ def confusion_figure(matrix: Floats, names: Sequence[str], background: bool = Tr
     if slant:
         axes.set_xticks(axes.get_xticks(), labels, rotation=45, ha="right", rotation_mode="anchor")
     return figure
-
-
-def plot_reliability(
-    confidence: Floats, accuracy: Floats, counts: Integers, ece: float, path: Path, title: str = "",
-    calibrated: Calibrated | None = None,
-) -> None:  # fmt: skip
-    """Write a reliability diagram; arguments as in :func:`reliability_figure`."""
-    save(reliability_figure(confidence, accuracy, counts, ece, title, calibrated), path)
 
 
 def reliability_figure(
@@ -156,24 +141,16 @@ def reliability_figure(
     return figure
 
 
-def plot_folds(
-    figures: Mapping[str, Folds], path: Path, title: str = "", names: Sequence[str] | None = None
-) -> None:  # fmt: skip
-    """Write the folds of a cross-validation side by side; arguments as in :func:`folds_figure`."""
-    save(folds_figure(figures, title, names), path)
-
-
-def folds_figure(figures: Mapping[str, Folds], title: str = "", names: Sequence[str] | None = None) -> Figure:
+def folds_figure(figures: Mapping[str, Folds], title: str = "") -> Figure:
     """A column for each figure: a dot for each fold, a bar for their mean, a diamond for the pooled figure.
 
     Args:
-        figures: by their names, such as 'mAP50'; each with the same k folds, in the same order.
-        names: of the k folds, for the legend; the dots are numbered 1..k.
+        figures: by their names, such as 'mAP50'; each with the same k folds, in the same order, numbered 1..k.
 
     Raises:
-        ValueError: figures and names are not of the same folds.
+        ValueError: figures are not of the same folds.
     """
-    k = len(names) if names is not None else max((len(folds.values) for folds in figures.values()), default=0)
+    k = max((len(folds.values) for folds in figures.values()), default=0)
     column = min(2.2, max(1.35, 0.22 * k))  # inches
     figure = new_figure(3.0 + column * max(len(figures), 1), 4.2, title)
     axes = figure.add_subplot()
@@ -191,7 +168,7 @@ def folds_figure(figures: Mapping[str, Folds], title: str = "", names: Sequence[
     finish(axes)
     axes.grid(axis="y", color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)
-    _folds_legend(axes, names if names is not None and k <= MOST_FOLDS else ())
+    _folds_legend(axes)
     return figure
 
 
@@ -224,15 +201,14 @@ def _limits(figures: Iterable[Folds]) -> tuple[float, float]:
     return max(np.floor(10 * low - 0.5) / 10, min(0, low)), min(np.ceil(10 * high + 0.5) / 10, max(1, high))
 
 
-def _folds_legend(axes: Axes, names: Sequence[str]) -> None:
-    """What dot, bar and diamond mean, and whose the numbers are."""
+def _folds_legend(axes: Axes) -> None:
+    """What dot, bar and diamond mean."""
     from matplotlib.lines import Line2D
 
     entries = [
         Line2D([], [], linestyle="", marker="o", color=COLOURS[0], markersize=6, label="a fold"),
         Line2D([], [], linewidth=2, color=COLOURS[1], label="mean of the folds"),
         Line2D([], [], linestyle="", marker="D", color="black", markersize=6, label="all folds pooled,\n95% interval"),
-        *(Line2D([], [], linestyle="", label=f"{i}  {plain(name)}") for i, name in enumerate(names, 1)),
     ]
     axes.legend(
         handles=entries, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, fontsize=SMALL, frameon=False

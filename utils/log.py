@@ -49,12 +49,12 @@ class _TqdmHandler(logging.Handler):
         tqdm.write(self.format(record), file=sys.stderr)
 
 
-def setup(level: int = logging.INFO) -> None:
+def setup() -> None:
     """Send log lines to standard error, bare for information and with the level's name for anything above it."""
     handler = _TqdmHandler()
     handler.setFormatter(_LevelFormatter())
     LOGGER.handlers[:] = [handler]
-    LOGGER.setLevel(level)
+    LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
 
 

@@ -13,6 +13,7 @@ from utils.draw import draw, ground_truth, mosaic, save
 from utils.evaluation import Evaluation
 from utils.images import read_image
 
+BATCHES = 3  # that get pictures
 PICTURE_FRAMES = 16  # of a batch that a picture shows
 PICTURE_CONFIDENCE = 0.25
 
@@ -24,11 +25,10 @@ def write_batch_pictures(
     view_names: Sequence[str],
     folder: Path,
     batch_size: int,
-    batches: int = 3,
 ) -> None:
     """``val_batch{0,1,2}_labels.jpg`` and ``..._pred.jpg``: the first batches' frames with labels and predictions."""
     own_views = dataset.config.view_names
-    for number in range(batches):
+    for number in range(BATCHES):
         chosen = result.predictions[number * batch_size : (number + 1) * batch_size][:PICTURE_FRAMES]
         if not chosen:
             return

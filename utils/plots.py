@@ -1,6 +1,6 @@
 """The figures of a data set's labels and of a run's course.
 
-Each ``plot_*`` writes one file; the ``*_figure`` beside it builds the figure, for other uses.
+Each is built here and written by :func:`utils.canvas.save`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from utils.canvas import COLOURS, MOST_NAMES, SMALL, STYLES, Floats, Integers, finish, new_figure, plain, save
+from utils.canvas import COLOURS, MOST_NAMES, SMALL, STYLES, Floats, Integers, finish, new_figure, plain
 from utils.files import read_text
 from utils.log import InputError, printable
 from utils.loggers import MAX_BYTES, MOST_COLUMNS
@@ -33,11 +33,6 @@ _PANELS: Mapping[str, Mapping[str, str]] = {
     "learning rate": {"x/lr0": "lr0", "x/lr1": "lr1", "x/lr2": "lr2"},
     "task weight": {"weight/det": "detection", "weight/view": "view"},
 }
-
-
-def plot_labels(boxes: Floats, views: Integers, names: Sequence[str], view_names: Sequence[str], path: Path) -> None:
-    """Write what a data set's labels hold; arguments as in :func:`labels_figure`."""
-    save(labels_figure(boxes, views, names, view_names), path)
 
 
 def labels_figure(boxes: Floats, views: Integers, names: Sequence[str], view_names: Sequence[str]) -> Figure:
@@ -88,11 +83,6 @@ def _density(axes: Axes, x: Floats, y: Floats, limit: float) -> None:
         axes.text(0.5, 0.5, "no boxes", ha="center", va="center", transform=axes.transAxes)
     axes.set(xlim=(0, limit), ylim=(0, limit))
     finish(axes)
-
-
-def plot_results(csv_path: Path, path: Path, title: str = "") -> None:
-    """Write the course of a run from its results.csv; see :func:`results_figure`."""
-    save(results_figure(csv_path, title), path)
 
 
 def results_figure(csv_path: Path, title: str = "") -> Figure:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from utils.assessment import Assessment
-from utils.curves import plot_curve, plot_froc, plot_pr
-from utils.diagrams import Calibrated, plot_confusion, plot_reliability
+from utils.canvas import save
+from utils.curves import curve_figure, froc_figure, pr_figure
+from utils.diagrams import Calibrated, confusion_figure, reliability_figure
 from utils.evaluation import Evaluation
 from utils.files import read_json
 from utils.froc import FALSE_BOXES
@@ -222,29 +223,29 @@ def write_figures(assessment: Assessment, folder: Path, warnings: Sequence[str] 
     def titled(title: str) -> str:
         return f"{title}\n{note}".strip()
 
-    plot_confusion(
-        outcomes.confusion.astype(float), outcomes.names, folder / "confusion_matrix.png",
-        title=titled("Boxes at confidence 0.25, IoU 0.45"),
-    )  # fmt: skip
+    title = titled("Boxes at confidence 0.25, IoU 0.45")
+    confusion = confusion_figure(outcomes.confusion.astype(float), outcomes.names, title=title)
+    save(confusion, folder / "confusion_matrix.png")
     own = [outcomes.names[label] for label in figures.classes]
     for letter, name, curve in (
         ("P", "Precision", figures.precision_curve),
         ("R", "Recall", figures.recall_curve),
         ("F1", "F1", figures.f1_curve),
     ):
-        path, title = folder / f"{letter}_curve.png", titled(f"{name} at IoU 0.5")
-        plot_curve(CONFIDENCES, curve, own, path, "Confidence", name, title)
-    plot_pr(CONFIDENCES, figures.pr_curve, figures.ap[:, 0], own, folder / "PR_curve.png", title=note)
-    curves = [*assessment.class_froc, assessment.froc]
+        curves = curve_figure(CONFIDENCES, curve, own, "Confidence", name, titled(f"{name} at IoU 0.5"))
+        save(curves, folder / f"{letter}_curve.png")
+    save(pr_figure(CONFIDENCES, figures.pr_curve, figures.ap[:, 0], own, note), folder / "PR_curve.png")
+    lines = [*assessment.class_froc, assessment.froc]
     ends = [assessment.intervals.values.get(("froc", f"{rate:g}"), (np.nan, np.nan)) for rate in FALSE_BOXES]
-    plot_froc(
-        [curve.false_boxes for curve in curves], [curve.sensitivity for curve in curves], own,
-        folder / "FROC_curve.png", FALSE_BOXES, np.array(ends), titled("FROC at IoU 0.5"),
+    froc = froc_figure(
+        [line.false_boxes for line in lines], [line.sensitivity for line in lines], own,
+        FALSE_BOXES, np.array(ends), titled("FROC at IoU 0.5"),
     )  # fmt: skip
+    save(froc, folder / "FROC_curve.png")
     if assessment.view is not None and assessment.calibration is not None:
-        path = folder / "view_confusion_matrix.png"
         matrix = assessment.view.confusion.astype(float)
-        plot_confusion(matrix, outcomes.view_names, path, background=False, title=titled("Views"))
+        views = confusion_figure(matrix, outcomes.view_names, background=False, title=titled("Views"))
+        save(views, folder / "view_confusion_matrix.png")
         _write_reliability(
             assessment.calibration, assessment.calibrated, folder / "view_reliability.png", titled("Views")
         )
@@ -254,4 +255,6 @@ def _write_reliability(before: Calibration, after: Calibration | None, path: Pat
     tempered = None
     if after is not None:
         tempered = Calibrated(after.temperature, after.confidence, after.right, after.count.astype(int), after.ece)
-    plot_reliability(before.confidence, before.right, before.count.astype(int), before.ece, path, title, tempered)
+    save(
+        reliability_figure(before.confidence, before.right, before.count.astype(int), before.ece, title, tempered), path
+    )

@@ -16,12 +16,13 @@ from utils.assessment import assess
 from utils.balance_log import BalanceSummary, read_balance
 from utils.balance_plots import write_balance_figures
 from utils.batches import EpochSampler
+from utils.canvas import save
 from utils.config import Hyperparameters, plain
 from utils.files import write_json, write_text
 from utils.parts import Parts
 from utils.pictures import write_batch_pictures, write_training_pictures
 from utils.plan import Outcome, Plan
-from utils.plots import plot_labels, plot_results
+from utils.plots import labels_figure, results_figure
 from utils.processes import Processes
 from utils.report import metrics, write_figures
 from utils.table import table
@@ -55,7 +56,8 @@ def write_start(
     if options.noplots:
         return
     boxes = np.concatenate([label.boxes for label in parts.train.labels])
-    plot_labels(boxes, parts.train.views(), names, parts.train.config.view_names, folder / "labels.jpg")
+    labels = labels_figure(boxes, parts.train.views(), names, parts.train.config.view_names)
+    save(labels, folder / "labels.jpg")
     keys = list(EpochSampler(len(parts.train), hyp.seed, not options.rect))
     for number in range(3):
         chosen = keys[number * options.batch_size : (number + 1) * options.batch_size]
@@ -89,7 +91,8 @@ def write_end(outcome: Outcome, parts: Parts, plan: Plan, options: argparse.Name
     if not options.noplots:
         if balance:
             write_balance_figures(balance, plan.folder, plan.hyp.balance, parts.warnings)
-        plot_results(plan.folder / "results.csv", plan.folder / "results.png", "\n".join(parts.warnings))
+        results = results_figure(plan.folder / "results.csv", "\n".join(parts.warnings))
+        save(results, plan.folder / "results.png")
         write_figures(assessment, plan.folder, parts.warnings)
         write_batch_pictures(
             parts.val, outcome.evaluation, plan.names, plan.view_names, plan.folder, options.batch_size * 2
