@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,15 +14,17 @@ import pytest
 from tests.sheets import LONG_TITLE, NAMES, ODD_NAMES, assert_legible, assert_written_without_pyplot, legend, line_data
 from utils import diagrams
 from utils.canvas import save
-from utils.diagrams import Calibrated, Folds
+from utils.diagrams import Folds
+from utils.view_metrics import Calibration
 
 # A glyph the font lacks, a layout that collapsed, two equal limits: matplotlib reports all three as UserWarning.
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")
 
 MATRIX = np.array([[80, 3, 0, 5, 12], [10, 260, 2, 20, 40], [0, 0, 15, 0, 3], [5, 12, 1, 140, 22], [25, 40, 8, 30, 0]])
-COUNTS = np.array([0, 3, 0, 40, 800])
+COUNTS = np.array([0.0, 3, 0, 40, 800])
 CONFIDENCE = np.array([np.nan, 0.31, np.nan, 0.7, 0.97])
 RIGHT = np.array([np.nan, 0.0, np.nan, 0.6, 1.0])
+BINNED = Calibration(COUNTS, CONFIDENCE, RIGHT, ece=0.123, brier=0.1, log_loss=0.2)
 FOLDS = {"mAP50": Folds([0.6, 0.7, 0.5], 0.61, (0.55, 0.66)), "view accuracy": Folds([1.0, 0.9, np.nan], 0.94)}
 
 
@@ -28,7 +32,7 @@ FOLDS = {"mAP50": Folds([0.6, 0.7, 0.5], 0.61, (0.55, 0.66)), "view accuracy": F
     ("file", "write"),
     [
         ("confusion_matrix.png", lambda path: save(diagrams.confusion_figure(MATRIX, NAMES), path)),
-        ("view_reliability.png", lambda path: save(diagrams.reliability_figure(CONFIDENCE, RIGHT, COUNTS, 0.1), path)),
+        ("view_reliability.png", lambda path: save(diagrams.reliability_figure(BINNED), path)),
         ("folds.png", lambda path: save(diagrams.folds_figure(FOLDS, "Cross-validation"), path)),
     ],
 )
@@ -49,7 +53,7 @@ def test_figures_are_legible_with_long_titles_however_many_there_are(count: int)
     names = [f"class {i}" for i in range(count)]
     assert_legible(diagrams.confusion_figure(np.eye(count), names, background=False, title=LONG_TITLE))
     bins = (np.arange(count) + 0.5) / count
-    assert_legible(diagrams.reliability_figure(bins, bins, np.ones(count, int), 0.0, LONG_TITLE))
+    assert_legible(diagrams.reliability_figure(Calibration(np.ones(count), bins, bins, 0.0, 0.0, 0.0), LONG_TITLE))
     assert_legible(diagrams.folds_figure({"F1": Folds(list(bins), 0.5)}, LONG_TITLE))
 
 
@@ -72,7 +76,7 @@ def test_confusion_of_nothing_and_of_a_wrong_size() -> None:
 
 
 def test_reliability_shows_the_bins_that_hold_a_frame() -> None:
-    above, below = diagrams.reliability_figure(CONFIDENCE, RIGHT, COUNTS, 0.123, "Views").axes
+    above, below = diagrams.reliability_figure(BINNED, "Views").axes
     np.testing.assert_array_equal(line_data(above, 0), [[0, 1], [0, 1]])
     np.testing.assert_array_equal(line_data(above, 1), [[0.31, 0.7, 0.97], [0, 0.6, 1]])
     assert legend(above) == ["perfect calibration", "ECE 0.123"]
@@ -85,8 +89,8 @@ def test_reliability_shows_the_bins_that_hold_a_frame() -> None:
 
 
 def test_reliability_after_temperature_scaling_stands_beside_it() -> None:
-    after = Calibrated(1.7, CONFIDENCE - 0.05, RIGHT, COUNTS[::-1].copy(), 0.031)
-    figure = diagrams.reliability_figure(CONFIDENCE, RIGHT, COUNTS, 0.123, calibrated=after)
+    after = replace(BINNED, count=COUNTS[::-1], confidence=CONFIDENCE - 0.05, ece=0.031, temperature=1.7)
+    figure = diagrams.reliability_figure(BINNED, calibrated=after)
     assert_legible(figure)
     above, below = figure.axes
     assert legend(above)[1:] == ["ECE 0.123", "ECE 0.031 at temperature 1.70"]
@@ -100,15 +104,15 @@ def test_reliability_after_temperature_scaling_stands_beside_it() -> None:
 @pytest.mark.parametrize("bins", [0, 1, 10])
 def test_reliability_of_nothing(bins: int) -> None:
     nothing = np.full(bins, np.nan)
-    figure = diagrams.reliability_figure(nothing, nothing, np.zeros(bins, int), float("nan"))
+    figure = diagrams.reliability_figure(Calibration(np.zeros(bins), nothing, nothing, math.nan, math.nan, math.nan))
     assert_legible(figure)
     assert figure.axes[0].get_position().height > 0.5  # and not given up for what is not there
     assert legend(figure.axes[0]) == ["perfect calibration", "ECE nan"]
 
 
 def test_reliability_needs_arrays_of_one_length() -> None:
-    with pytest.raises(ValueError, match="confidence, accuracy, counts: expected one length, got 5, 4 and 5"):
-        diagrams.reliability_figure(CONFIDENCE, RIGHT[:4], COUNTS, 0.1)
+    with pytest.raises(ValueError, match="confidence, right, count: expected one length, got 5, 4 and 5"):
+        diagrams.reliability_figure(replace(BINNED, right=RIGHT[:4]))
 
 
 def test_folds_show_each_value_their_mean_and_the_pooled_figure() -> None:

@@ -15,29 +15,19 @@ from utils.canvas import (
     MOST_NAMES,
     SMALL,
     Floats,
-    Integers,
     draw_points,
     finish,
     new_figure,
     plain,
     wrapped,
 )
+from utils.view_metrics import Calibration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MOST_FOLDS = 10  # that get a number in a figure
-
-
-class Calibrated(NamedTuple):
-    """What :func:`reliability_figure` shows, after the logits were divided by a temperature."""
-
-    temperature: float
-    confidence: Floats
-    accuracy: Floats
-    counts: Integers
-    ece: float
 
 
 class Folds(NamedTuple):
@@ -94,39 +84,33 @@ def confusion_figure(matrix: Floats, names: Sequence[str], background: bool = Tr
     return figure
 
 
-def reliability_figure(
-    confidence: Floats, accuracy: Floats, counts: Integers, ece: float, title: str = "",
-    calibrated: Calibrated | None = None,
-) -> Figure:  # fmt: skip
+def reliability_figure(calibration: Calibration, title: str = "", calibrated: Calibration | None = None) -> Figure:
     """How often a view is right, over how sure the network is of it; below, the frames of each bin.
 
     Args:
-        confidence, accuracy: (b,) mean confidence, and share of frames that are right, of each of b bins that part
-            0..1 equally; NaN where a bin is empty.
-        counts: (b,) frames of each bin.
-        ece: expected calibration error, 0..1, for the legend.
+        calibration: of the probabilities as they are.
         calibrated: the same after temperature scaling.
 
     Raises:
-        ValueError: the arrays are not of one length.
+        ValueError: the arrays of a calibration are not of one length.
     """
-    series = [(confidence, accuracy, counts, f"ECE {ece:.3f}")]
+    series = [(calibration, f"ECE {calibration.ece:.3f}")]
     if calibrated is not None:
-        label = f"ECE {calibrated.ece:.3f} at temperature {calibrated.temperature:.2f}"
-        series.append((calibrated.confidence, calibrated.accuracy, calibrated.counts, label))
+        series.append((calibrated, f"ECE {calibrated.ece:.3f} at temperature {calibrated.temperature:.2f}"))
     figure = new_figure(5.4, 5.8, title)
     above, below = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": (3, 1)})
     above.plot((0, 1), (0, 1), "--", color="0.6", linewidth=1.2, label="perfect calibration")
-    for i, (x, y, frames, label) in enumerate(series):
+    for i, (found, label) in enumerate(series):
+        x, y, frames = found.confidence, found.right, found.count
         if not len(x) == len(y) == len(frames):
             got = f"{len(x)}, {len(y)} and {len(frames)}"
-            raise ValueError(f"confidence, accuracy, counts: expected one length, got {got}")
+            raise ValueError(f"confidence, right, count: expected one length, got {got}")
         there = np.isfinite(x) & np.isfinite(y)
         draw_points(above, x[there], y[there], "os"[i] + "-", color=COLOURS[i], markersize=5, label=label)
         filled, bins, part = np.flatnonzero(frames), len(frames), 0.9 / len(series)  # a bar's part of a bin's width
         left = (filled + 0.05 + part * i) / max(bins, 1)
         below.bar(left, frames[filled], part / max(bins, 1), align="edge", color=COLOURS[i])
-    most = max(int(frames.max(initial=1)) for _, _, frames, _ in series)
+    most = max(int(found.count.max(initial=1)) for found, _ in series)
     above.set(xlim=(0, 1), ylim=(0, 1), ylabel="share of frames that are right")
     # Most frames lie in the last bin: on a linear axis nobody sees whether a point above rests on 3 frames or on 30.
     below.set(xlabel="confidence", ylabel="frames", ylim=(0.5, 2 * most))  # limits first: no frames have no logarithm

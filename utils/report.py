@@ -12,7 +12,7 @@ import numpy as np
 from utils.assessment import Assessment
 from utils.canvas import save
 from utils.curves import curve_figure, froc_figure, pr_figure
-from utils.diagrams import Calibrated, confusion_figure, reliability_figure
+from utils.diagrams import confusion_figure, reliability_figure
 from utils.evaluation import Evaluation
 from utils.files import read_json
 from utils.froc import FALSE_BOXES
@@ -246,15 +246,5 @@ def write_figures(assessment: Assessment, folder: Path, warnings: Sequence[str] 
         matrix = assessment.view.confusion.astype(float)
         views = confusion_figure(matrix, outcomes.view_names, background=False, title=titled("Views"))
         save(views, folder / "view_confusion_matrix.png")
-        _write_reliability(
-            assessment.calibration, assessment.calibrated, folder / "view_reliability.png", titled("Views")
-        )
-
-
-def _write_reliability(before: Calibration, after: Calibration | None, path: Path, title: str) -> None:
-    tempered = None
-    if after is not None:
-        tempered = Calibrated(after.temperature, after.confidence, after.right, after.count.astype(int), after.ece)
-    save(
-        reliability_figure(before.confidence, before.right, before.count.astype(int), before.ece, title, tempered), path
-    )
+        reliability = reliability_figure(assessment.calibration, titled("Views"), assessment.calibrated)
+        save(reliability, folder / "view_reliability.png")
