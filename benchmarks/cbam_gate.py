@@ -24,7 +24,7 @@ from utils.config import ROOT, find_file, load_dataset_config, load_yaml
 from utils.dataset import EchoDataset, build_loader
 from utils.devices import select_compute
 from utils.evaluation import Thresholds, evaluate, inference_copy
-from utils.files import write_json
+from utils.files import LAST, write_json
 from utils.flags import COMMON, IMGSZ, Flag, parse
 from utils.log import run_script
 from utils.loggers import read_results
@@ -47,7 +47,7 @@ def main(options: argparse.Namespace) -> None:
         "project": options.project, "device": options.device, "amp": options.amp, "noplots": True,
     }  # fmt: skip
     stock = train.run(**common, name="stock", cfg=f"models/hub/yolov5{options.size}.yaml", hyp="detection_only.yaml")
-    weights = stock / "weights" / "last.pt"
+    weights = stock / LAST
     rows = [_row("stock detector", read_results(stock / "results.csv"), None)]
     for gate in GATES:
         cfg = stock.parent / f"{gate}.yaml"

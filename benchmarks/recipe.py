@@ -35,7 +35,7 @@ from utils import checkpoint
 from utils.config import find_file, from_root, load_dataset_config
 from utils.dataset import prepare
 from utils.devices import select_compute
-from utils.files import write_text
+from utils.files import LAST, write_text
 from utils.flags import BOOTSTRAP, COMMON, IMGSZ, THREADS, Flag, check_range, parse
 from utils.labels import label_path
 from utils.log import LOGGER, InputError, Interrupted, run_script
@@ -212,7 +212,7 @@ def search(jobs: Sequence[Job], path: Path, options: argparse.Namespace) -> list
 def trained(job: Job, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Train, or go on where it was cut off, and return the figures of the last epoch."""
     run = folder / job.name
-    last, machine = run / "weights" / "last.pt", {"threads": options.threads, "workers": options.workers}
+    last, machine = run / LAST, {"threads": options.threads, "workers": options.workers}
     begun = cut_off(last, job.data)
     if begun is None:
         shutil.rmtree(run, ignore_errors=True)

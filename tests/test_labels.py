@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from utils import labels
-from utils.labels import MAX_PROBLEMS, UNLABELLED, Label, Problem, label_path, pixel_corners, read_label
+from utils.labels import MAX_PROBLEMS, UNLABELLED, Label, Problem, centre_form, label_path, pixel_corners, read_label
 
 BOX, OTHER = "1 0.5 0.5 0.2 0.1", "3 0.25 0.75 0.1 0.3"
 GOLDEN = json.loads((Path(__file__).parent / "golden/geometry.json").read_text())["segments"]
@@ -266,6 +266,12 @@ def test_pixel_corners_are_cut_off_at_the_frames_edge() -> None:
     boxes = np.array([[0, 0.5, 0.5, 0.5, 0.25], [3, 0, 1, 0.5, 0.5]], np.float32)
     np.testing.assert_allclose(pixel_corners(boxes, (40, 80)), [[20, 15, 60, 25], [0, 30, 20, 40]])
     assert pixel_corners(np.zeros((0, 5), np.float32), (40, 80)).shape == (0, 4)
+
+
+def test_the_centre_form_is_the_way_back_from_pixel_corners() -> None:
+    row = (0.5, 0.25, 0.5, 0.125)
+    (corners,) = pixel_corners(np.array([[1, *row]], np.float32), (40, 80)).tolist()
+    assert centre_form(corners, (40, 80)) == row
 
 
 # --- kept between starts ---------------------------------------------------------------------------------------------

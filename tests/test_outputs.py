@@ -17,6 +17,7 @@ from utils.outputs import (
     coco_rows,
     csv_rows,
     csv_text,
+    cut_out,
     folder_name,
     frame_name,
     harmless,
@@ -52,6 +53,16 @@ def test_names_are_unique_and_stay_with_their_file() -> None:
 def test_label_rows_in_both_formats(confidence: bool, corners: bool, expected: list[str]) -> None:
     assert label_rows(BOXES, (200, 400), confidence, corners) == expected
     assert label_rows(NONE, (200, 400), confidence, corners) == []
+
+
+def test_what_is_cut_out_are_the_pixels_that_a_box_touches() -> None:
+    image = np.arange(8 * 10 * 3, dtype=np.uint8).reshape(8, 10, 3)
+    for box, place in {
+        (2.2, 1.0, 4.0, 3.1): (slice(1, 4), slice(2, 4)),
+        (-3.0, -0.5, 1.5, 20.0): (slice(0, 8), slice(0, 2)),
+        (-4.0, -4.0, -1.0, -1.0): (slice(0, 0), slice(0, 0)),
+    }.items():
+        assert np.array_equal(cut_out(image, np.array([*box, 0.9, 1])), image[place])
 
 
 def test_written_rows_are_labels_that_training_reads(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from utils.config import is_number
 from utils.files import read_json, write_json, write_text, write_whole
+from utils.labels import centre_form
 from utils.letterbox import Image
 from utils.log import InputError, printable
 from utils.regions import Area, Rectangle
@@ -268,7 +269,7 @@ def label_rows(said: Correction, seen: Rectangle, views: int) -> list[str]:
         if x2 - x1 < LEAST_SIDE or y2 - y1 < LEAST_SIDE:
             where = f"x {left} to {right}, y {top} to {bottom}"
             raise Refused(f"box: expected {LEAST_SIDE:g} pixels a side within what the network sees ({where})")
-        values = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
+        values = centre_form((x1, y1, x2, y2), (height, width))
         row = " ".join([str(label), *(f"{value:.6f}" for value in values)])
         if row in rows:
             raise Refused("boxes: expected each box once, got one twice")

@@ -21,7 +21,7 @@ from utils.assessment import Assessment, assess
 from utils.canvas import save
 from utils.config import from_root, load_dataset_config
 from utils.diagrams import Folds, folds_figure
-from utils.files import write_json, write_text
+from utils.files import LAST, write_json, write_text
 from utils.launch import MARK, run_folder
 from utils.log import LOGGER, InputError, printable
 from utils.metrics import detection_figures
@@ -86,7 +86,7 @@ def cross_validate(
     def train_fold(yaml_file: Path) -> None:
         own = {"data": str(yaml_file), "project": str(folder), "name": yaml_file.stem, "exist_ok": True}
         own["folds"] = str(source)  # a resumed run may be started elsewhere
-        last = folder / yaml_file.stem / "weights" / "last.pt"
+        last = folder / yaml_file.stem / LAST
         begun = read_or_predecessor(last) if resumed and last.exists() else None
         if begun is None or not ended(begun):
             train(argparse.Namespace(**{**vars(options), **own}), begun)

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import random
+import time
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -42,6 +43,12 @@ class Compute:
         if self.amp is None:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.amp)
+
+    def now(self) -> float:
+        """Seconds, once the device has finished what it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
     def __str__(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -156,26 +155,26 @@ def evaluate(
     seen = _Seen(confusion=np.zeros((nc + 1, nc + 1), np.int64))
     neighbours: Neighbours[_Place] = Neighbours(window.frames)
     for batch in progress_bar(loader, description, unit="batch"):
-        clock = [_now(compute)]
+        clock = [compute.now()]
         images = to_float(batch.images, compute)
-        clock.append(_now(compute))
+        clock.append(compute.now())
         with compute.autocast():
             output = network(images)
-        clock.append(_now(compute))
+        clock.append(compute.now())
         frames = list(_by_frame(output, batch, window))
-        begin = _now(compute)
+        begin = compute.now()
         ready = [done for frame in frames for done in neighbours.add(frame)]
         detections = _detections(ready, thresholds)
-        clock.append(clock[-1] + _now(compute) - begin)
+        clock.append(clock[-1] + compute.now() - begin)
         seen.seconds += np.diff(clock)
         if criterion is not None:
             losses = criterion(output.raw, output.view, batch.boxes, batch.views)
             seen.losses[batch.indices[0]] = losses.columns().tolist()
         seen.take(ready, detections, nc)
-    begin = _now(compute)
+    begin = compute.now()
     rest = neighbours.flush()
     detections = _detections(rest, thresholds)
-    seen.seconds[2] += _now(compute) - begin
+    seen.seconds[2] += compute.now() - begin
     seen.take(rest, detections, nc)
     return _evaluation(_joined(processes.gather(seen)), nv, criterion is not None, operating)
 
@@ -265,10 +264,3 @@ def _in_file_pixels(labels: Tensor, shape: tuple[int, int], geometry: Geometry) 
     corners = xywh_to_xyxy(labels[:, 1:] * labels.new_tensor([width, height, width, height]))
     corners = scale_boxes(corners, (geometry.gain_x, geometry.gain_y), (geometry.left, geometry.top), geometry.original)
     return torch.cat((labels[:, :1], corners), 1)
-
-
-def _now(compute: Compute) -> float:
-    """Seconds, once the device has finished what it was given."""
-    if compute.device.type == "cuda":
-        torch.cuda.synchronize(compute.device)
-    return time.perf_counter()

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 from utils.log import InputError, printable
 
+LAST = "weights/last.pt"  # in a run's folder: the checkpoint that its training goes on from
 # what reading a damaged zip file ends in: a place before its beginning, a method that does not exist, ...
 DAMAGED_ZIP = (
     zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError, ValueError, RuntimeError, LookupError,

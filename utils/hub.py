@@ -17,7 +17,7 @@ from utils.draw import save
 from utils.files import new_run_folder
 from utils.letterbox import Image
 from utils.log import LOGGER, InputError
-from utils.outputs import folder_name, has_screen
+from utils.outputs import cut_out, folder_name, has_screen
 from utils.predict import Prediction
 
 if TYPE_CHECKING:
@@ -123,8 +123,7 @@ class Results:
         taken: set[Path] = set()
         for file, found in zip(self.files, self.predictions, strict=True):
             for row in torch.from_numpy(found.boxes):
-                (x1, y1), (x2, y2) = row[:2].floor().int().tolist(), row[2:4].ceil().int().tolist()
-                name, picture = self.names[int(row[5])], found.image[y1:y2, x1:x2]
+                name, picture = self.names[int(row[5])], cut_out(found.image, row.numpy())
                 crops.append({"box": list(row[:4]), "conf": row[4], "cls": row[5], "im": picture})
                 crops[-1]["label"] = f"{name} {float(row[4]):.2f}"
                 if folder is not None and picture.size:

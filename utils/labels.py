@@ -8,6 +8,7 @@ row is left out and reported, the rest of its file counts.
 from __future__ import annotations
 
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -136,6 +137,12 @@ def pixel_corners(boxes: NDArray[np.float32], shape: tuple[int, int]) -> NDArray
     """Label rows (n, 5), normalised -> corners x1 y1 x2 y2 (n, 4) in pixels of (height, width), cut off at its edge."""
     centre, half = boxes[:, 1:3].astype(np.float64), boxes[:, 3:5].astype(np.float64) / 2
     return np.concatenate((centre - half, centre + half), 1).clip(0, 1) * np.tile(shape[::-1], 2)
+
+
+def centre_form(corners: Sequence[float], shape: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The way back, of one box: x1 y1 x2 y2 in pixels of (height, width) -> normalised, as label rows have it."""
+    (x1, y1, x2, y2), (height, width) = corners, shape
+    return (x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height
 
 
 def _is_view_row(words: list[str], nv: int, after_gap: bool) -> bool:

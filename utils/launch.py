@@ -12,7 +12,7 @@ import torch
 
 from utils.checkpoint import Checkpoint
 from utils.devices import cores
-from utils.files import new_run_folder, write_json
+from utils.files import LAST, new_run_folder, write_json
 from utils.log import LOGGER
 from utils.processes import Processes
 from utils.resume import read_or_predecessor
@@ -64,8 +64,8 @@ def begun_before(project: Path, processes: Processes) -> Checkpoint | None:
     """The checkpoint of the run that this launch had begun before a process was killed; None if there is none yet."""
     path = None
     if processes.main and (folder := _begun_in(project, processes)):
-        own = folder / "weights" / "last.pt"
-        found = [own] if own.is_file() else list(folder.glob("*/weights/last.pt"))  # of folds
+        own = folder / LAST
+        found = [own] if own.is_file() else list(folder.glob(f"*/{LAST}"))  # of folds
         path = max(found, key=lambda file: file.stat().st_mtime, default=None)
     path = processes.of_main(path)
     return read_or_predecessor(path) if path else None

@@ -7,6 +7,7 @@ Nothing is configured at import; a script calls :func:`setup` (through :func:`ru
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import reprlib
@@ -133,7 +134,7 @@ def one_line(error: BaseException) -> str:
     """An exception's message on a single line; ``OSError`` as ``FILE: reason``."""
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-        if error.errno == 28:  # ENOSPC
+        if error.errno == errno.ENOSPC:
             text += "; free some space there and start again (with --resume for a training)"
     else:
         text = str(error) or type(error).__name__

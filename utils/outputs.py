@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.labels import pixel_corners
+from utils.labels import centre_form, pixel_corners
+from utils.letterbox import Image
 
 Boxes = NDArray[np.floating[Any]]  # (n, 6): x1, y1, x2, y2 in pixels, confidence, class
 
@@ -91,15 +92,20 @@ def label_rows(boxes: Boxes, shape: tuple[int, int], with_confidence: bool, corn
         with_confidence: add it as the last column.
         corners: pixels x1, y1, x2, y2 (Pascal VOC) instead of the normalised centre form.
     """
-    height, width = shape
     rows = []
-    for x1, y1, x2, y2, confidence, label in boxes.tolist():
-        box: Sequence[float] = (x1, y1, x2, y2)
+    for *box, confidence, label in boxes.tolist():
         if not corners:
-            box = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
+            box = centre_form(box, shape)
         values: Iterable[float] = (*box, confidence) if with_confidence else box
         rows.append(" ".join([str(int(label)), *(f"{value:g}" for value in values)]))
     return rows
+
+
+def cut_out(image: Image, box: NDArray[np.floating[Any]]) -> Image:
+    """The pixels of a frame that a row of :data:`Boxes` touches, without a margin."""
+    x1, y1 = np.floor(box[:2]).astype(int).clip(0)
+    x2, y2 = np.ceil(box[2:4]).astype(int).clip(0)
+    return image[y1:y2, x1:x2]
 
 
 def view_row(view: NDArray[np.floating[Any]]) -> str:

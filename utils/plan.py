@@ -14,6 +14,7 @@ from utils.config import Hyperparameters
 from utils.engine import MultiScale
 from utils.epoch import EpochProgress
 from utils.evaluation import Evaluation, Thresholds
+from utils.files import LAST
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Plan:
     @property
     def last(self) -> Path:
         """The latest checkpoint, from which training can go on."""
-        return self.folder / "weights" / "last.pt"
+        return self.folder / LAST
 
     @property
     def balance(self) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -250,7 +249,7 @@ class Predictor:
     @torch.inference_mode()
     def _look(self, images: Sequence[Image], clips: Sequence[Hashable]) -> list[FrameOutput[Looked]]:
         """Frames of one :meth:`input_shape`."""
-        clock = [self._now()]
+        clock = [self.compute.now()]
         fitted = [
             letterbox(self.preprocessor(image), self.image_size, self.network.max_stride, square=not self.rect)
             for image in images
@@ -258,14 +257,14 @@ class Predictor:
         pixels = [image for image, _ in fitted]
         stacked = torch.from_numpy(np.stack(pixels) if len(pixels) > 1 else pixels[0][None])
         batch = to_float(stacked.permute(0, 3, 1, 2), self.compute)
-        clock.append(self._now())
+        clock.append(self.compute.now())
         with self.compute.autocast():
             output = self.network(batch)
         assert output.boxes is not None  # weights without boxes are refused when they are loaded
         views: Sequence[Tensor | None] = [None] * len(images)
         if output.view is not None:
             views = list(output.view.float().softmax(1).cpu())
-        clock.append(self._now())
+        clock.append(self.compute.now())
         times = tuple(1000 * (end - begin) / len(images) for begin, end in itertools.pairwise(clock))
         return [
             FrameOutput(Looked(image, place, times), None if clip is None else (clip, place), boxes, view)
@@ -278,7 +277,7 @@ class Predictor:
         found = []
         for _, group in itertools.groupby(outputs, key=_cells):
             alike = list(group)
-            start = self._now()
+            start = self.compute.now()
             kept = non_max_suppression(
                 torch.stack([output.boxes for output in alike if output.boxes is not None]), self.conf_thres,
                 self.iou_thres, self.classes, self.agnostic, self.multi_label, self.max_det,
@@ -287,7 +286,7 @@ class Predictor:
             for rows, output in zip(kept, alike, strict=True):
                 at = output.frame.geometry
                 boxes.append(scale_boxes(rows, (at.gain_x, at.gain_y), (at.left, at.top), at.original).cpu().numpy())
-            spent = 1000 * (self._now() - start) / len(alike)
+            spent = 1000 * (self.compute.now() - start) / len(alike)
             found += [
                 Prediction(
                     rows, None if output.view is None else self._tempered(output.view), self.names, self.view_names,
@@ -300,12 +299,6 @@ class Predictor:
     def _tempered(self, view: Tensor) -> NDArray[np.float32]:
         """(nv,) probabilities at :attr:`temperature`."""
         return tempered(view.double().numpy()[None], self.temperature)[0].astype(np.float32)
-
-    def _now(self) -> float:
-        """Seconds, once the GPU has done what it was given; suppression would wait for that anyhow."""
-        if self.compute.device.type == "cuda":
-            torch.cuda.synchronize(self.compute.device)
-        return time.perf_counter()
 
 
 def load(

@@ -11,11 +11,11 @@ from pathlib import Path
 from utils import checkpoint
 from utils.checkpoint import Checkpoint
 from utils.config import ROOT
+from utils.files import LAST
 from utils.flags import Flag, from_keywords
 from utils.log import LOGGER, InputError, Interrupted
 from utils.training_state import check_options, check_state
 
-LAST = "last.pt"
 FIGURES = "metrics.json"  # what a run writes last, but for pictures
 TAKES_EFFECT = {"resume", "traceback", "device", "workers", "threads", "save_steps", "epochs"}  # beside --resume
 
@@ -35,15 +35,16 @@ def latest_checkpoint(resume: str | bool, pair: bool = False, longer: bool = Fal
         if "options" not in found.content:
             return found  # a stripped one is refused for that
         if is_part(found):
-            whole = path.parents[2] / "weights" / "last.pt"
+            whole = path.parents[2] / LAST
             raise InputError(f"{path}: expected a run's last.pt, got that of one of its two networks; take {whole}")
-        if pair and path.name not in (LAST, checkpoint.predecessor(path.with_name(LAST)).name):
-            raise InputError(f"{path}: expected {LAST} of a run of two networks, each of which goes on from its own")
+        last = path.parents[1] / LAST
+        if pair and path not in (last, checkpoint.predecessor(last)):
+            raise InputError(f"{path}: expected last.pt of a run of two networks, each of which goes on from its own")
         if found.is_pair != pair:
             other = "train.py" if pair else "train_dual_backbone.py"
             raise InputError(f"{path}: expected a run of this script, got one that {other} --resume goes on with")
         return found
-    paths = sorted((ROOT / "runs").rglob("weights/last.pt"), key=lambda path: path.stat().st_mtime, reverse=True)
+    paths = sorted((ROOT / "runs").rglob(LAST), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in paths:
         found = read_or_predecessor(path, mapped=True)
         if found.is_pair == pair and not is_part(found) and (longer or not finished(found)):

@@ -22,12 +22,12 @@ from typing import Any
 from utils import checkpoint
 from utils.checkpoint import PARTS, Checkpoint
 from utils.devices import RandomStream
-from utils.files import write_json, write_text
+from utils.files import LAST, write_json, write_text
 from utils.interrupt import Interrupts
 from utils.log import InputError, Interrupted, one_line, progress, setup
 from utils.loggers import COLUMNS, format_results, read_history, read_results
 from utils.processes import ALONE, Processes
-from utils.resume import LAST, read_or_predecessor
+from utils.resume import read_or_predecessor
 from utils.trainer import Training, peak_memory
 
 # Columns of the log that the classifier fills; the others are the detector's.
@@ -89,7 +89,7 @@ class PairFiles:
     @property
     def begun(self) -> bool:
         """Whether the run has a checkpoint."""
-        return (self._folder / "weights" / "last.pt").is_file()
+        return (self._folder / LAST).is_file()
 
     def write(self) -> None:
         """Bring the run's log and checkpoints to where the parts are."""
@@ -117,7 +117,7 @@ class PairFiles:
     def mend(self) -> None:
         """Let a part whose last.pt is damaged go on from the save before it."""
         for name in PARTS:
-            last = self.part(name) / "weights" / LAST
+            last = self.part(name) / LAST
             if last.is_file() and (found := read_or_predecessor(last)).path != last:
                 found.path.replace(last)
 

@@ -19,7 +19,7 @@ import yaml
 
 from utils import checkpoint
 from utils.config import ROOT, Hyperparameters, hyperparameters_from, load_yaml, plain
-from utils.files import write_text
+from utils.files import LAST, write_text
 from utils.log import LOGGER, InputError
 from utils.report import figure_of, read_metrics
 from utils.resume import ended
@@ -63,7 +63,7 @@ class Training:
     @property
     def last(self) -> Path:
         """Its latest checkpoint."""
-        return self.folder / "weights" / "last.pt"
+        return self.folder / LAST
 
     @property
     def finished(self) -> bool:

@@ -22,7 +22,7 @@ from utils.ledger import Ledger
 from utils.letterbox import Image
 from utils.log import LOGGER, InputError, one_line
 from utils.output_names import OutputNames
-from utils.outputs import CSV_HEADER, UniqueNames, csv_rows, folder_name, frame_name, label_rows, view_row
+from utils.outputs import CSV_HEADER, UniqueNames, csv_rows, cut_out, folder_name, frame_name, label_rows, view_row
 from utils.pictures import view_text
 from utils.predict import Prediction
 from utils.sources import Frame
@@ -166,12 +166,9 @@ class Writer:
             path.write_text(text, encoding="utf-8", newline="\n")  # the ledger sees to the disk, for many at once
 
     def _write_crops(self, name: str, image: Image, prediction: Prediction) -> None:
-        height, width = image.shape[:2]
         counts: Counter[str] = Counter()
         for box in prediction.boxes:
-            x1, y1 = np.floor(box[:2]).astype(int)
-            x2, y2 = np.ceil(box[2:4]).astype(int)
-            crop = image[max(y1, 0) : min(y2, height), max(x1, 0) : min(x2, width)]
+            crop = cut_out(image, box)
             label = folder_name(self.names[int(box[5])])
             counts[label] += 1
             # a file may be called as another's second crop is
