@@ -13,7 +13,7 @@ import torch
 
 from models.yolo import Network
 from tests.phantoms import SHAPES, own_box, write_frame, write_yaml
-from tests.scripts import phantom_yaml
+from tests.scripts import phantom_yaml, tiny_cfg
 from tests.simulated import few
 from utils import frames
 from utils.assessment import Assessment, assess
@@ -107,6 +107,15 @@ def hyp() -> Hyperparameters:
     """YOLOv5's values without augmentation."""
     path = GOLDEN / "hyp_no_augmentation_values.json"
     return hyperparameters_from(json.loads(path.read_text()), path)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with small.yaml, whose frames are made at first use, and tiny-yolov5n.yaml, for a file's trainings."""
+    folder = tmp_path_factory.mktemp("place")
+    phantom_yaml(folder)
+    tiny_cfg(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ import yaml
 import train
 from models.balancers import BALANCERS
 from models.surgery import METHODS
-from tests.scripts import SMALL, fail, phantom_yaml, succeed, tiny_cfg
+from tests.scripts import SMALL, fail, succeed, tiny_cfg
 from tests.test_train import fit, same, weights
 from utils.balance_log import read_balance
 from utils.config import ROOT
@@ -23,14 +23,6 @@ from utils.log import InputError
 from utils.loggers import read_results
 
 JOINT = [name for name in BALANCERS if not name.startswith("single") and name != "gradnorm_static"]
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("balancing")
-    phantom_yaml(folder)
-    tiny_cfg(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Both parts of a dataset: opened as asked, compared, refused before anything is trained; see test_train.py, too."""
+"""Both parts of a dataset: opened as asked, compared, refused before training; see test_train_parts.py, too."""
 
 from __future__ import annotations
 

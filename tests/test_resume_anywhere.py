@@ -14,7 +14,6 @@ import pytest
 
 import train
 import train_dual_backbone
-from tests.scripts import phantom_yaml, tiny_cfg
 from tests.torchrun import assert_same_pair, assert_same_run, kill, results, started, steps, wait_for
 from utils import checkpoint
 from utils.config import ROOT
@@ -23,14 +22,6 @@ from utils.resume import read_or_predecessor
 from utils.trainer import Training
 
 EPOCHS, STEPS = 3, 7  # steps an epoch
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("anywhere")
-    phantom_yaml(folder)
-    tiny_cfg(folder)
-    return folder
 
 
 def keywords(place: Path, name: str, **changes: Any) -> dict[str, Any]:
