@@ -94,10 +94,13 @@ def in_common(pairs: Iterable[tuple[int, int]]) -> tuple[tuple[int, ...], tuple[
     for fold, seed in pairs:
         folds_of.setdefault(seed, set()).add(fold)
     best: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
-    for folds in folds_of.values():
-        seeds = tuple(sorted(seed for seed, own in folds_of.items() if folds <= own))
-        if len(folds) * len(seeds) > len(best[0]) * len(best[1]):
-            best = tuple(sorted(folds)), seeds
+    shared = {frozenset(folds) for folds in folds_of.values()}
+    for folds in folds_of.values():  # all intersections of seeds' folds: one of them is the best
+        shared |= {one & folds for one in shared}
+    for common in sorted(shared, key=sorted):
+        seeds = tuple(sorted(seed for seed, own in folds_of.items() if common <= own))
+        if len(common) * len(seeds) > len(best[0]) * len(best[1]):
+            best = tuple(sorted(common)), seeds
     return best
 
 

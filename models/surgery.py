@@ -2,7 +2,8 @@
 
 The factors follow from the gradients' inner products. They are taken where the gradients enter the shared layers, batch
 by batch: gradients at features stand for those at the shared weights, as in MGDA-UB (arXiv 1810.04650). There the
-combined gradient of ``pcgrad``, ``upgrad`` and ``mgda`` opposes no task. Heads learn from their own task's weighted
+combined gradient of ``pcgrad`` and ``mgda`` opposes no task; nor does that of ``upgrad``, up to what its solver's
+regularisation leaves where one gradient is tens of times the other. Heads learn from their own task's weighted
 gradient.
 """
 
@@ -30,8 +31,9 @@ INSTALL = 'pip install "torchjd[quadprog-projector,cagrad]>=0.18"'
 class Surgery(Balancer):
     """The tasks' gradients, weighted, are combined at the border by a method's factors.
 
-    The sum of the factors is the method's own: for two tasks 1 for ``mgda`` and ``imtl_g``, about 1 for ``upgrad``, 1.5
-    or more for ``cagrad``, 2 or more for ``pcgrad``; a plain sum has 2. So the shared layers' effective rate differs.
+    The sum of the factors is the method's own: for two tasks 1 for ``mgda`` and ``imtl_g``, above 1 for ``cagrad``, 1
+    or more for ``upgrad`` and 2 or more for ``pcgrad``, and the more, the more the gradients oppose each other and
+    differ in size; a plain sum has 2. So the shared layers' effective rate differs.
 
     Args:
         method: a name from :data:`METHODS`.

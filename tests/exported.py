@@ -61,7 +61,8 @@ def saved(name: str) -> Path:
     path = Path(_FOLDER.name) / name / "best.pt"
     path.parent.mkdir()
     remembered["rect"] = name == "rect"
-    checkpoint.save(path, {**content(lively(made)), **remembered, "view_names": views})  # type: ignore[arg-type]
+    trained = lively(made).to(memory_format=torch.channels_last)  # as devices.Compute.place leaves what is trained
+    checkpoint.save(path, {**content(trained), **remembered, "view_names": views})  # type: ignore[arg-type]
     checkpoint.strip(path)
     return path
 

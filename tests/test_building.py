@@ -64,6 +64,15 @@ def test_changes_of_anatomy_and_what_has_no_effect_are_said(tmp_path: Path, capl
     assert "copy_paste has no effect" in caplog.text and "flips, hue and mosaic change anatomy" in caplog.text
 
 
+def test_errors_name_where_the_value_stands(data: Path) -> None:
+    with pytest.raises(InputError, match=r"^command line: seed: expected"):
+        merged_hyperparameters(options_of(seed=-1))
+    options = options_of(data=str(data), cfg="data/phantom.yaml")
+    hyp = merged_hyperparameters(options)
+    with pytest.raises(InputError, match=r"phantom\.yaml: .*unknown keys"):
+        build_network(checked_dataset(options, hyp), options, hyp, None)
+
+
 def test_the_network_has_the_classes_and_views_of_the_data(data: Path) -> None:
     options = options_of(data=str(data), cfg="models/yolov5n.yaml")
     hyp = merged_hyperparameters(options)

@@ -130,6 +130,20 @@ def test_two_evaluations_of_the_same_patients_get_the_same_draws_in_whatever_ord
     assert (drawn_figures(better, 40, seed=0)["view", "accuracy"] == 1).all()
 
 
+def test_frames_are_paired_by_name_where_no_patient_is_known() -> None:
+    whole = replace(outcomes(2), patients=None, clips=None)
+    order = np.random.default_rng(0).permutation(len(whole))
+    place = np.argsort(order)
+    turned = replace(
+        whole, files=tuple(whole.files[i] for i in order), frame=place[whole.frame],
+        label_frame=place[whole.label_frame], views=whole.views[order], true_views=whole.true_views[order],
+        operating=whole.operating[order],
+    )  # fmt: skip
+    one, other = (drawn_figures(part, 40, seed=0) for part in (whole, turned))
+    np.testing.assert_allclose(one["view", "accuracy"], other["view", "accuracy"])
+    np.testing.assert_allclose(one["recall",], other["recall",])
+
+
 def test_intervals_are_those_of_the_draws() -> None:
     whole = outcomes(3)
     found = intervals(whole, 60, seed=5)

@@ -86,6 +86,12 @@ def test_the_interval_over_seeds_is_students_of_the_differences_seed_by_seed(cou
     assert found.patients is None and found.beyond_noise == (low > 0 or high < 0)
 
 
+def test_seeds_whose_differences_are_the_same_by_chance_have_no_interval() -> None:
+    one, other = ({0: Measured(a), 1: Measured(b)} for a, b in ((30 / 40, 31 / 40), (29 / 40, 30 / 40)))
+    found = difference(one, other, 8)
+    assert found.seeds is None and found.value == pytest.approx(1 / 40) and not found.beyond_noise
+
+
 def test_only_seeds_that_both_have_are_pairs() -> None:
     first = {seed: Measured(value) for seed, value in {0: 0.5, 1: 0.6, 2: 0.8}.items()}
     second = {seed: Measured(value) for seed, value in {1: 0.5, 2: 0.6, 7: 0.1}.items()}

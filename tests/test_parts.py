@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -95,6 +96,21 @@ def test_a_part_in_which_no_view_is_known_is_refused(tmp_path: Path, rules: Hype
         opened(data, rules)
     with pytest.raises(InputError, match=r"data\.yaml: no view_names"):
         opened(write_yaml(tmp_path, view_names=None), rules)
+
+
+def test_a_part_without_any_label_is_refused_or_warned_of_and_where_they_were_looked_for_is_said(
+    tmp_path: Path, rules: Hyperparameters, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = make_dataset(tmp_path)
+    for label in (tmp_path / "labels" / "val").glob("*.txt"):
+        label.unlink()
+    opened(data, rules)
+    assert re.search(r"data\.yaml: val: expected labelled boxes, got none in 4 frames; .*labels/val/p04", caplog.text)
+    for label in (tmp_path / "labels" / "train").glob("*.txt"):
+        label.unlink()
+    boxes_alone = load_hyperparameters(ROOT / "hyp" / "detection_only.yaml")
+    with pytest.raises(InputError, match=r"data\.yaml: train: expected labelled boxes, .*labels/train/p01"):
+        opened(data, boxes_alone)
 
 
 @pytest.mark.parametrize("keywords", [{"bootstrap": -1}, {"epochs": 0}, {"rect": True, "image_weights": True}])

@@ -313,6 +313,8 @@ def test_of_what_two_have_in_common_every_seed_has_every_fold() -> None:
     assert in_common([(1, 0), (2, 0), (3, 0), (1, 1)]) == ((1, 2, 3), (0,))
     assert in_common([(1, 0), (2, 0), (1, 1), (2, 1), (1, 2)]) == ((1, 2), (0, 1))
     assert in_common([(1, 0), (1, 1), (1, 2), (2, 2)]) == ((1,), (0, 1, 2))
+    overlapping = [(1, 0), (2, 0), (3, 0), (2, 1), (3, 1), (4, 1)]  # no seed has just what both have
+    assert in_common(overlapping) == ((2, 3), (0, 1))
 
 
 def test_nothing_is_said_of_candidates_without_a_base(tmp_path: Path) -> None:

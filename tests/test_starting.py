@@ -48,6 +48,15 @@ def test_starting_from_other_weights_says_how_many_matched(tmp_path: Path, caplo
     assert torch.equal(joint.state_dict()["model.9.cv2.conv.weight"], stock.state_dict()["model.9.cv2.conv.weight"])
 
 
+def test_a_start_from_another_network_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    other = Network({**load_yaml(ROOT / "models/hub/yolov5n.yaml"), "width_multiple": 0.25}, nc=4)
+    start_from(network(), other.state_dict(), tmp_path / "wide.pt")
+    assert "wide.pt: most of the network starts afresh" in caplog.text
+    caplog.clear()
+    start_from(network(), network().state_dict(), tmp_path / "same.pt")
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
 def test_weights_that_fit_nowhere_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="none of its 1 tensors"):
         start_from(network(), {"a": torch.zeros(1)}, tmp_path / "x.pt")

@@ -119,6 +119,18 @@ def test_a_class_that_is_never_detected_has_the_same_precision_in_figure_and_int
     assert figures(high, np.ones((1, 8)))["per_class", "TR", "precision"][0] == 1
 
 
+def test_a_class_whose_boxes_are_all_of_patients_that_were_not_drawn_has_no_precision() -> None:
+    whole = outcomes(0, operating=0.0)
+    of_patients = np.unique(np.array(whole.patients), return_inverse=True)[1]
+    first = of_patients[whole.frame] == 0
+    alone = replace(
+        whole, predicted=np.where(~first & (whole.predicted == 3), 2, whole.predicted), correct=whole.correct & False
+    )
+    assert (alone.predicted == 3).any()
+    weights = np.array([[0.0, *[8 / 7] * 7]])
+    assert figures(alone, weights)["per_class", "TR", "precision"][0] == 0
+
+
 def test_a_draw_without_a_labelled_box_says_nothing() -> None:
     whole = outcomes(0)
     owners = np.array(whole.patients)[whole.label_frame]

@@ -45,7 +45,10 @@ def merged_hyperparameters(options: argparse.Namespace) -> Hyperparameters:
     """The hyp file's, with the flags that were typed over them."""
     path = find_file(options.hyp, "hyp", flag="--hyp")
     typed = {name: getattr(options, name) for name in FROM_HYP if name in options.typed}
-    hyp = hyperparameters_from({**load_yaml(path), **typed}, path)
+    content = load_yaml(path)
+    hyp = hyperparameters_from(content, path)  # what is wrong with the file is told under its name
+    if typed:
+        hyp = hyperparameters_from({**content, **typed}, Path("command line"))
     if hyp.copy_paste:
         LOGGER.warning("%s: copy_paste has no effect: it needs outlines, and labels are boxes here", options.hyp)
     if hyp.classification_enabled and changes_meaning(hyp):
@@ -57,13 +60,17 @@ def build_network(
     config: DatasetConfig, options: argparse.Namespace, hyp: Hyperparameters, start: Start | None
 ) -> Network:
     """The network of ``--cfg``, with the weights of ``start`` as far as they fit."""
-    description = load_yaml(find_file(options.cfg, "models", "models/hub", flag="--cfg"))
+    path = find_file(options.cfg, "models", "models/hub", flag="--cfg")
+    description = load_yaml(path)
     if round(hyp.anchors):
         description = {**description, "anchors": round(hyp.anchors)}
-    network = Network(
-        description, nc=len(class_names(config, options.single_cls)), nv=len(config.view_names) or None,
-        with_view=hyp.classification_enabled, view_dropout=hyp.view_dropout,
-    )  # fmt: skip
+    try:
+        network = Network(
+            description, nc=len(class_names(config, options.single_cls)), nv=len(config.view_names) or None,
+            with_view=hyp.classification_enabled, view_dropout=hyp.view_dropout,
+        )  # fmt: skip
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     if hyp.classification_enabled and network.view_head is None:
         raise InputError(
             f"{options.cfg}: no ViewHead, but {options.hyp} has classification_enabled: true; "

@@ -75,6 +75,8 @@ class Deployed(nn.Module):
         self.network = fused(network).float()
         heads = [module for module in self.network.modules() if isinstance(module, Detect)]
         anchors = [head.anchors.clone() for head in heads]
+        # trained weights are channels-last, and with these the exporter fixes a batch that is to stay open
+        self.network.to(memory_format=torch.contiguous_format)
         self.network.to(dtype)
         for head, own in zip(heads, anchors, strict=True):
             head.anchors = own  # decoding is fp32; anchors in bf16 would be off by up to 0.4%

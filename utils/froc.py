@@ -28,9 +28,12 @@ class Froc:
     sensitivity: Floats
 
     def at(self, false_boxes: float) -> float:
-        """The sensitivity reached with at most so many false boxes a frame; 0 if even the first threshold has more."""
+        """The sensitivity reached with at most so many false boxes a frame; 0 if even the first threshold has more.
+
+        NaN where no box is labelled.
+        """
         within = int(np.searchsorted(self.false_boxes, false_boxes, "right"))
-        return float(self.sensitivity[within - 1]) if within else 0.0
+        return float(self.sensitivity[within - 1]) if within else 0.0 * float(self.sensitivity[:1].sum())
 
 
 def froc(right: NDArray[np.bool_], confidence: Floats, labels: int, frames: int) -> Froc:

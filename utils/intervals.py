@@ -80,7 +80,8 @@ def units_of(outcomes: Outcomes) -> tuple[str, Sequence[str], Integers]:
     for unit, of_frame in (("patients", outcomes.patients), ("clips", outcomes.clips)):
         if of_frame is not None:
             return (unit, *codes(of_frame))
-    return "frames", outcomes.files, np.arange(len(outcomes))
+    names = sorted(outcomes.files)  # in whatever order they were looked at, so that methods are paired frame by frame
+    return "frames", names, np.argsort(np.argsort(np.array(outcomes.files), kind="stable"), kind="stable")
 
 
 def _of_patients(outcomes: Outcomes) -> dict[Key, tuple[float, float]]:

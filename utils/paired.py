@@ -109,8 +109,11 @@ def _mean_drawn(runs: Sequence[Measured]) -> Floats | None:
 
 
 def _students(values: Floats) -> Ends | None:
-    """Student's interval of a mean; None of fewer than two values, or where one is not known."""
-    if len(values) < 2 or np.isnan(values).any():
+    """Student's interval of a mean; None of fewer than two values, where one is not known, and where all are the same.
+
+    The same by chance, as figures of few frames move in coarse steps: that says nothing of how far others would lie.
+    """
+    if len(values) < 2 or np.isnan(values).any() or np.ptp(values) <= 1e-9:
         return None
     from scipy.stats import t
 

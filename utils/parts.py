@@ -17,7 +17,7 @@ from utils.config import DatasetConfig, Hyperparameters, class_names, find_file,
 from utils.dataset import EchoDataset, prepare
 from utils.flags import check_range
 from utils.groups import warn_of_unmatched
-from utils.labels import Problem
+from utils.labels import Problem, label_path
 from utils.leakage import Fingerprint, Leakage, compare
 from utils.letterbox import whole_strides
 from utils.log import LOGGER, InputError
@@ -109,6 +109,8 @@ def open_parts(
             f"{config.file}: train: no label file has a view row, but {options.hyp} has classification_enabled: true; "
             "hyp/detection_only.yaml trains boxes alone"
         )
+    for part, part_set in (("train", train_set), ("val", val_set)):
+        check_labelled(part_set, f"{config.file}: {part}", needed=part == "train")
     trained_on, leakage, warnings, untold = _compared(train_set, val_set, starts)
     if options.strict_groups:
         refuse(warnings, config)
@@ -124,6 +126,21 @@ def open_parts(
     else:
         weights = sampling_weights(hyp.sampling, train_set)
     return Parts(train_set, val_set, size, weights, trained_on, leakage, tuple(warnings), tuple(untold))
+
+
+def check_labelled(dataset: EchoDataset, where: str, needed: bool) -> None:
+    """Warn of a part in which no box is labelled, and say where labels were looked for.
+
+    Raises:
+        InputError: where labels are needed, no view is labelled, either.
+    """
+    if any(len(label.boxes) for label in dataset.labels):
+        return
+    found = f"expected labelled boxes, got none in {len(dataset)} frames"
+    text = f"{where}: {found}; the first frame's label is looked for at {label_path(dataset.files[0])}"
+    if needed and (dataset.views() < 0).all():
+        raise InputError(text)
+    LOGGER.warning("%s", text)
 
 
 def _compared(

@@ -48,6 +48,8 @@ def start_from(network: nn.Module, state: Mapping[str, Tensor], source: Path) ->
     if not matched:
         raise InputError(f"{source}: none of its {len(state)} tensors fits this network")
     LOGGER.info("%s: %d of %d tensors matched", source, len(matched), len(matched) + len(left))
+    if len(matched) < len(left):
+        LOGGER.warning("%s: most of the network starts afresh, as that file's is another; --cfg chooses which", source)
     for line in left[:SHOWN]:
         LOGGER.info("  fresh: %s", line)
     if len(left) > SHOWN:

@@ -126,7 +126,9 @@ class Training:
             self._best_fitness, self._best_epoch = fitness, epoch
         stopping = evaluation is not None and 0 < plan.patience <= epoch - self._best_epoch
         if evaluation and plan.image_weights and isinstance(self._train_loader.dataset, EchoDataset):
-            ap = np.zeros(len(plan.names))
+            ap = np.full(
+                len(plan.names), evaluation.detection.map
+            )  # a class that validation lacks counts as their mean
             ap[evaluation.detection.classes] = evaluation.detection.ap.mean(1)
             self._batches.keys.weights = class_weights(self._train_loader.dataset, ap)
         self._keep_time()

@@ -41,7 +41,6 @@ class Sample:
         o = outcomes
         self._classes = np.unique(o.labelled).tolist()
         self._names = [o.names[label] for label in self._classes]
-        self._detected = np.isin(self._classes, o.predicted)
         self._rankings = [_Ranking(o, unit_of, units, label) for label in self._classes]
         self._froc = _WeightedFroc(o, unit_of, units)
 
@@ -53,6 +52,7 @@ class Sample:
 
         right = o.counts & o.correct[:, 0]
         self._labels = by_class(o.label_frame, o.labelled)
+        self._boxes = by_class(o.frame, o.predicted)
         self._shots = by_class(o.frame[o.counts], o.predicted[o.counts])
         self._hits = by_class(o.frame[right], o.predicted[right])
         self._views = _ViewSums(o, unit_of, units) if o.view_names else None
@@ -82,7 +82,7 @@ class Sample:
         known = labels > 0
         recall = np.divide(hits, labels, out=np.full(labels.shape, np.nan), where=known)
         # as on YOLOv5's curves: without a detection above the threshold precision is 1, without any at all it is 0
-        nothing = np.broadcast_to(self._detected.astype(float), shots.shape).copy()
+        nothing = (weights @ self._boxes > 0).astype(float)
         precision = np.where(known, np.divide(hits, shots, out=nothing, where=shots > 0), np.nan)
         found: dict[Key, Floats] = {("precision",): _mean(precision), ("recall",): _mean(recall)}
         found["f1",] = _harmonic(found["precision",], found["recall",])
