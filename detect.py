@@ -21,7 +21,7 @@ from utils.config import find_file, from_root, load_dataset_config
 from utils.detection import Detection, with_first
 from utils.devices import keep_memory
 from utils.ensembles import open_all
-from utils.files import new_run_folder
+from utils.files import is_utf8, new_run_folder
 from utils.flags import CLIP_WINDOW, COMMON, DOWNLOAD, IMGSZ, Flag, check_range, from_keywords, parse
 from utils.identifiers import Identifiers
 from utils.interrupt import Interrupts
@@ -37,7 +37,7 @@ from utils.reporting import check_report
 from utils.runtimes import BATCH_SIZES, usual_batch
 from utils.source_files import is_dicom, is_video
 from utils.sources import FRAMES_AHEAD, Source, open_source
-from utils.writer import asks_report
+from utils.writer import asks_report, not_for_videos
 
 FLAGS = (
     Flag("weights", "", "checkpoint of a training, also YOLOv5's own, or an export; of several, the mean", nargs="+"),
@@ -123,6 +123,7 @@ def main(options: argparse.Namespace) -> Path:
         raise InputError(f"{asked} expected, got {'a camera or stream' if source.live else '--view-img'}")
     if report:
         check_report(options, source.live, processes.size)
+    check_folder(options, source)
     quiet_unless_main(processes, heard=logging.WARNING)
     device, threads = placed(options.device, 0, processes, shared=True)
     found = open_all(weights, options.download)
@@ -180,6 +181,14 @@ def output_names(options: argparse.Namespace, source: Source, report: bool) -> O
     identifiers = Identifiers.open(from_root(options.project) / KEY_FILE, options.keep_identifiers)
     root = Path(options.source)
     return OutputNames(identifiers, absolute(root if root.is_dir() else root.parent), report)
+
+
+def check_folder(options: argparse.Namespace, source: Source) -> None:
+    """Refuse a folder of the run in which no video can be written, where one may come."""
+    folder = from_root(options.project) / options.name
+    videos = source.live or any(map(is_video, source.files))
+    if videos and not options.nosave and not is_utf8(folder):
+        raise not_for_videos(folder)
 
 
 def shown_names(options: argparse.Namespace, predictor: Predictor) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,15 @@ def test_with_a_window_frames_go_one_by_one_until_it_is_closed(
     assert len(list(run.glob("*.png"))) == 3 and " in 3 frames, " in capsys.readouterr().out
     assert "--batch-size 4: frames of cameras, streams and windows go one by one" in caplog.text
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(("prefetch", "decode", "writer"))]
+
+
+def test_a_run_whose_folder_is_no_text_is_refused_before_it_is_made_where_videos_come(folder: Path) -> None:
+    odd = os.fsdecode(b"x\xe9")
+    with pytest.raises(InputError, match=r"runs/x.*: a path in UTF-8 expected, .*; --nosave leaves videos out"):
+        detected(folder, name=odd)
+    assert not (folder.parent / "runs").exists()
+    assert rows(detected(folder, name=odd, nosave=True))
+    assert (detected(folder / "f0.png", name=odd, exist_ok=True) / "f0.png").is_file()
 
 
 def test_a_batch_has_at_least_one_frame(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import struct
 import threading
 from collections.abc import Iterator
@@ -64,6 +65,23 @@ def test_frames_larger_than_any_are_refused_before_one_is_decoded(
     monkeypatch.setattr(videos, "MOST_PIXELS", 1000)
     with pytest.raises(InputError, match=r"a\.avi: frames of at most 1,000 pixels expected, 64 x 48 came"):
         list(read_video(write_video(tmp_path / "a.avi", 2), 1))
+
+
+def test_a_name_that_is_no_text_is_a_line_like_other_unreadable_files(
+    tmp_path: Path, fake: type[FakeCapture], warnings: pytest.LogCaptureFixture
+) -> None:
+    """OpenCV would end the process, so a stand-in tells whether it is asked."""
+    odd = tmp_path / os.fsdecode(b"v\xe9.avi")
+    for path in (odd, tmp_path / "w.avi"):
+        path.write_bytes(b"x")
+    assert promised_frames(odd) == 0
+    source = open_source(str(tmp_path))
+    assert {frame.path.name for frame in source} == {"w.avi"}
+    assert fake.addresses == [str(tmp_path / "w.avi")]
+    said = f"{odd}: a path in UTF-8 expected, as OpenCV opens no other video, other bytes came"
+    assert source.problems == [said] and [record.getMessage() for record in warnings.records] == [f"skipped {said}"]
+    with pytest.raises(InputError, match=r"rtsp://host/.*: a path in UTF-8 expected"):
+        list(open_source("rtsp://host/\udce9"))
 
 
 def test_a_playlist_opens_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

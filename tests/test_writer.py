@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import os
 import pickle
 import threading
 from collections.abc import Iterator
@@ -108,6 +109,14 @@ def test_a_file_that_is_called_as_another_files_crop_overwrites_none(tmp_path: P
     assert {path.stem for path in (tmp_path / "crops" / "b").iterdir()} == {
         "f1", "f1_box2", "f1_box2_box1", "f1_box2_box2", "f1_box2_box1_box1", "f1_box2_box1_box2"
     }  # fmt: skip
+
+
+def test_a_video_is_not_written_to_a_path_that_is_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenCV would end the process."""
+    monkeypatch.setattr(cv2, "VideoWriter", lambda *_: pytest.fail("opened"))
+    path = tmp_path / os.fsdecode(b"x\xe9") / "a.mp4"
+    with pytest.raises(InputError, match=r"a\.mp4: a path in UTF-8 expected, .*; --nosave leaves videos out"):
+        Video(path, path, (64, 48), 25.0)
 
 
 @pytest.mark.parametrize("fps", [0.0005, 0.5, 7.1234, 29.97003, 65.53, 66.66667, 70.4225, 83.0013, 655.4, 9999.9, 1e6])

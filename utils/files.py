@@ -133,6 +133,18 @@ def sync_disk(folder: Path) -> None:
         os.close(handle)
 
 
+def is_utf8(path: Path | str) -> bool:
+    """Whether a path is text; Linux allows any bytes, for some of which Python has only surrogates.
+
+    OpenCV takes those for no path and ends the process.
+    """
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def check_name(name: str) -> None:
     """Raise an InputError where ``--name`` is no single folder's name."""
     if Path(name).name != name or name in ("", ".."):

@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from utils.files import is_utf8
 from utils.images import MOST_PIXELS, error_text, read_bytes
 from utils.letterbox import Image
 from utils.log import LOGGER, InputError
@@ -54,18 +55,22 @@ def promised_frames(path: Path) -> int | None:
     """Frames that a video file's header promises; None where it does not say, 0 where the file is none."""
     try:
         _beginning(path)
+        with capture(path, str(path)) as opened:
+            return _frame_count(opened) if opened.isOpened() else 0
     except InputError:  # told when it is to be decoded
         return 0
-    with capture(path, str(path)) as opened:
-        return _frame_count(opened) if opened.isOpened() else 0
 
 
 @contextmanager
 def capture(address: Path | int | str, name: str) -> Iterator[cv2.VideoCapture]:
     """What OpenCV reads a video, camera or stream with; whether it could be opened is for the caller to ask."""
+    # absolute, so that a file named like an address ("tcp:x.avi") stays a file
+    place = str(address.absolute()) if isinstance(address, Path) else address
+    if isinstance(place, str) and not is_utf8(place):
+        raise InputError(f"{name}: a path in UTF-8 expected, as OpenCV opens no other video, other bytes came")
     opened = None
-    try:  # absolute, so that a file named like an address ("tcp:x.avi") stays a file
-        opened = cv2.VideoCapture(str(address.absolute()) if isinstance(address, Path) else address)
+    try:
+        opened = cv2.VideoCapture(place)
         yield opened
     except cv2.error as error:  # also a camera number past 32 bits
         raise InputError(f"{name}: frames expected, OpenCV refuses: {error_text(error)}") from error

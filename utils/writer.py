@@ -18,6 +18,7 @@ import numpy as np
 
 from utils.clip_store import ClipStore
 from utils.draw import draw, save
+from utils.files import is_utf8
 from utils.ledger import Ledger
 from utils.letterbox import Image
 from utils.log import LOGGER, InputError, one_line
@@ -205,6 +206,8 @@ class Video:
 
     def __init__(self, path: Path, draft: Path, size: tuple[int, int], fps: float) -> None:
         self._path, self._draft, self._size = path, draft, size
+        if not is_utf8(draft):
+            raise not_for_videos(path)
         self._writer = cv2.VideoWriter(str(draft), cv2.VideoWriter.fourcc(*"mp4v"), writable_rate(fps), size)
         if not self._writer.isOpened():
             raise InputError(f"{path}: OpenCV cannot write a video here; --nosave leaves videos out")
@@ -220,6 +223,11 @@ class Video:
         self._writer.release()
         if self._draft != self._path:
             self._draft.replace(self._path)
+
+
+def not_for_videos(path: Path) -> InputError:
+    """The error of a path that OpenCV cannot write a video to, as it is no text."""
+    return InputError(f"{path}: a path in UTF-8 expected, as OpenCV writes to no other; --nosave leaves videos out")
 
 
 def writable_rate(fps: float) -> float:
