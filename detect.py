@@ -35,7 +35,7 @@ from utils.predict import Predictor, load
 from utils.processes import here
 from utils.reporting import check_report
 from utils.runtimes import BATCH_SIZES, usual_batch
-from utils.source_files import is_dicom, is_video
+from utils.source_files import holds_any, is_dicom, is_video
 from utils.sources import FRAMES_AHEAD, Source, open_source
 from utils.writer import asks_report, not_for_videos
 
@@ -123,7 +123,7 @@ def main(options: argparse.Namespace) -> Path:
         raise InputError(f"{asked} expected, got {'a camera or stream' if source.live else '--view-img'}")
     if report:
         check_report(options, source.live, processes.size)
-    check_folder(options, source)
+    check_folder(options, source, new=not (options.exist_ok or options.resume or processes.launch))
     quiet_unless_main(processes, heard=logging.WARNING)
     device, threads = placed(options.device, 0, processes, shared=True)
     found = open_all(weights, options.download)
@@ -183,12 +183,29 @@ def output_names(options: argparse.Namespace, source: Source, report: bool) -> O
     return OutputNames(identifiers, absolute(root if root.is_dir() else root.parent), report)
 
 
-def check_folder(options: argparse.Namespace, source: Source) -> None:
-    """Refuse a folder of the run in which no video can be written, where one may come."""
+def check_folder(options: argparse.Namespace, source: Source, new: bool) -> None:
+    """Refuse a folder of the run in which no video can be written, where one may come, and one of the source's own.
+
+    Args:
+        new: whether the folder will be made, by a name that is free: it holds nobody's files.
+
+    Raises:
+        InputError: it is refused.
+    """
     folder = from_root(options.project) / options.name
     videos = source.live or any(map(is_video, source.files))
     if videos and not options.nosave and not is_utf8(folder):
         raise not_for_videos(folder)
+    if new:
+        return
+    written = [] if options.nosave and not options.save_dicom_sr else [folder]
+    written += (folder / "crops").glob("*") if options.save_crop else []
+    for place in written:
+        if holds_any(place, source.files):
+            raise InputError(
+                f"{place}: a folder without files of --source expected, as results could overwrite them; --name takes "
+                "a new folder"
+            )
 
 
 def shown_names(options: argparse.Namespace, predictor: Predictor) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,52 @@ def test_a_run_whose_folder_is_no_text_is_refused_before_it_is_made_where_videos
     assert not (folder.parent / "runs").exists()
     assert rows(detected(folder, name=odd, nosave=True))
     assert (detected(folder / "f0.png", name=odd, exist_ok=True) / "f0.png").is_file()
+
+
+@pytest.mark.parametrize("how", ["plain", "resume", "link to the folder", "link to a file", "list", "view_img"])
+def test_a_run_does_not_draw_over_its_own_source(folder: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    monkeypatch.setattr(detect, "has_screen", lambda: True)
+    monkeypatch.setattr("utils.writer.show", lambda image, still: False)
+    monkeypatch.setattr(cv2, "destroyAllWindows", lambda: None)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    source, project, name = folder, folder.parent, folder.name
+    if how == "link to the folder":
+        name = "link"
+        (project / name).symlink_to(folder)
+    elif how == "link to a file":
+        source = project / "links"
+        source.mkdir()
+        (source / "f0.png").symlink_to(folder / "f0.png")
+    elif how == "list":
+        source = project / "list.txt"
+        source.write_text("gone/a.png\nframes/f0.png\n")
+    options = {how: True} if how in ("resume", "view_img") else {}
+    with pytest.raises(InputError) as caught:
+        detect.run(weights=str(saved("rect")), source=str(source), project=str(project), name=name, device="cpu",
+                   exist_ok=True, **options)  # fmt: skip
+    said = "a folder without files of --source expected, as results could overwrite them; --name takes a new folder"
+    assert str(caught.value) == f"{project / name}: {said}"
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_run_may_have_its_sources_folder_where_it_overwrites_nothing(folder: Path) -> None:
+    """Without pictures; or by another name, which is free."""
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    options = {"weights": str(saved("rect")), "source": str(folder), "project": str(folder.parent), "device": "cpu"}
+    run = detect.run(**options, name="frames", exist_ok=True, nosave=True, save_csv=True)
+    assert run == folder and rows(run)
+    assert detect.run(**options, name="frames") == folder.parent / "frames2"
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_crops_are_not_cut_over_the_crops_that_are_the_source(folder: Path) -> None:
+    run = detected(folder / "f0.png", save_crop=True, max_det=2)
+    crops = next((run / "crops").iterdir())
+    before = {path: path.read_bytes() for path in crops.iterdir()}
+    with pytest.raises(InputError, match=re.escape(f"{crops}: a folder without files of --source expected")):
+        detect.run(weights=str(saved("rect")), source=str(crops), project=str(run.parent), device="cpu",
+                   exist_ok=True, save_crop=True)  # fmt: skip
+    assert {path: path.read_bytes() for path in crops.iterdir()} == before
 
 
 def test_a_batch_has_at_least_one_frame(folder: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from utils import dicom, extras
@@ -60,6 +61,16 @@ def is_video(path: Path) -> bool:
 def is_dicom(path: Path) -> bool:
     """Whether a file is DICOM: by its suffix, or, where that is none of pictures, videos or lists, by its content."""
     return suffix_of(path) not in IMAGE_SUFFIXES | VIDEO_SUFFIXES | {"txt"} and dicom.is_dicom(path)
+
+
+def holds_any(folder: Path, files: Sequence[Path]) -> bool:
+    """Whether a folder, by whatever path, is that of one of the files, or of one that they are links to."""
+    if not folder.exists():
+        return False
+    # os.path takes any name, also out of a list; Path raises where no file can be called so
+    places = {path.parent for path in files}
+    places |= {Path(os.path.realpath(path)).parent for path in files if os.path.islink(path)}  # noqa: PTH114
+    return any(os.path.exists(place) and place.samefile(folder) for place in places)  # noqa: PTH110
 
 
 def clip_name(path: Path) -> tuple[Path, str] | None:
