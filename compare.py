@@ -37,7 +37,7 @@ from utils.comparison import (
 from utils.comparison_page import write_page
 from utils.comparison_plots import page_table, panels, write_pictures
 from utils.complexity import gflops
-from utils.config import DatasetConfig, find_file, from_root, load_hyperparameters, load_yaml
+from utils.config import ROOT, DatasetConfig, find_file, from_here, from_root, load_hyperparameters, load_yaml
 from utils.devices import Compute, select_compute
 from utils.files import check_name, new_run_folder, write_text
 from utils.flags import BOOTSTRAP, COMMON, Flag, check_range, from_keywords, parse
@@ -67,7 +67,7 @@ FLAGS = (
     Flag("storage", "", "where processes and machines share the grid's study (default: a file in the folder)"),
     Flag("task", "val", "split on which all runs are validated again", choices=("train", "val", "test")),
     Flag("checkpoint", "last", "of each run: last, or best, which was chosen on val", choices=("last", "best")),
-    Flag("project", "runs/compare", "folder of the comparisons"),
+    Flag("project", "runs/compare", "folder of the comparisons", from_here),
     Flag("name", "exp", "folder of this comparison; with --methods it is gone on with if it is there"),
     BOOTSTRAP,
     *COMMON,
@@ -185,7 +185,9 @@ def trained(trainings: Sequence[Training], options: argparse.Namespace) -> Path:
     if options.grid:
         by_name = {training.folder.name: training for training in trainings}
         storage = options.storage or f"sqlite:///{folder / 'study.db'}"
-        study = open_study(storage, list(by_name), title=f"{options.project}/{options.name}")
+        # without the repository's own place, so that it is one study for machines that keep theirs elsewhere
+        title = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
+        study = open_study(storage, list(by_name), title=title.as_posix())
         work(study, list(by_name), lambda name: by_name[name].make())
     for training in trainings:  # after a study, what was removed since it was finished there
         training.make()

@@ -17,7 +17,7 @@ from typing import Any
 
 from utils.archive_run import detect_anew, detect_shared
 from utils.checkpoint import checkpoints
-from utils.config import find_file, from_root, load_dataset_config
+from utils.config import find_file, from_here, from_root, load_dataset_config
 from utils.detection import Detection, with_first
 from utils.devices import keep_memory
 from utils.ensembles import open_all
@@ -83,7 +83,7 @@ FLAGS = (
     Flag("classes cl", None, "keep these classes only, by number", int, nargs="+"),
     Flag("calibrate", False, "views' probabilities at the temperature that was fitted on validation"),
     Flag("agnostic-nms", False, "boxes of different classes suppress each other, too"),
-    Flag("project p", "runs/detect", "folder of the runs"),
+    Flag("project p", "runs/detect", "folder of the runs", from_here),
     Flag("name", "exp", "folder of this run"),
     Flag(
         "resume", False, "go on in project/name with the files that an earlier start did not finish, or begin there; "

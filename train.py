@@ -28,6 +28,7 @@ from utils.building import (
 from utils.checkpoint import Checkpoint
 from utils.complexity import log_summary
 from utils.config import (
+    from_here,
     from_root,
 )
 from utils.devices import keep_memory, seed_everything, select_compute
@@ -71,7 +72,7 @@ FLAGS = (
     Flag("optimizer", "SGD", "", choices=OPTIMIZERS),
     Flag("workers", 8, "processes that load frames, at most one a core; none for cached frames as they are", int),
     THREADS,
-    Flag("project", "runs/train", "folder of the runs"),
+    Flag("project", "runs/train", "folder of the runs", from_here),
     Flag("name", "exp", "folder of this run"),
     Flag("cos-lr", False, "half a cosine for the learning rate (hyp: cos_lr)"),
     Flag("label-smoothing", None, "of box classes (hyp: label_smoothing; 0 if neither says)", float),

@@ -14,7 +14,7 @@ from typing import Any
 
 from utils import outcomes
 from utils.checkpoint import Trained, checkpoints
-from utils.config import DatasetConfig, from_root
+from utils.config import DatasetConfig, from_here, from_root
 from utils.dataset import EchoDataset
 from utils.devices import Compute, keep_memory, select_compute
 from utils.ensembles import open_all
@@ -41,7 +41,7 @@ FLAGS = (
     Flag("max-det", 300, "boxes kept a frame", int),
     Flag("task t", "val", "split; or speed, at detect.py's thresholds; or study, at several sizes", choices=TASKS),
     Flag("workers", 8, "processes that load frames, at most one a core", int),
-    Flag("project", "runs/val", "folder of the runs"),
+    Flag("project", "runs/val", "folder of the runs", from_here),
     Flag("name", "exp", "folder of this run"),
     Flag("single-cls", False, "take all boxes as one class"),
     Flag("verbose", False, "also print figures by class where there are many"),

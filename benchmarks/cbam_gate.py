@@ -20,7 +20,7 @@ import train
 from models.attention import GATES
 from models.yolo import Network, load_matching
 from utils import checkpoint
-from utils.config import ROOT, find_file, load_dataset_config, load_yaml
+from utils.config import ROOT, find_file, from_here, load_dataset_config, load_yaml
 from utils.dataset import EchoDataset, build_loader
 from utils.devices import select_compute
 from utils.evaluation import Thresholds, evaluate, inference_copy
@@ -35,7 +35,7 @@ FLAGS = (
     Flag(IMGSZ, 224, "pixels", int),
     Flag("epochs", 10, "of each training", int),
     Flag("seed", 42, "of each training", int),
-    Flag("project", "runs/cbam_gate", "folder of the runs"),
+    Flag("project", "runs/cbam_gate", "folder of the runs", from_here),
     *COMMON,
 )
 

@@ -32,7 +32,7 @@ import val
 from models.yolo import Output
 from utils.agreement import Deviation, deviation
 from utils.checkpoint import one_checkpoint
-from utils.config import DatasetConfig, from_root
+from utils.config import DatasetConfig, from_here, from_root
 from utils.devices import Compute, cpu_has_bf16, select_compute
 from utils.files import new_run_folder
 from utils.flags import IMGSZ, THREADS, Flag, from_keywords, parse
@@ -52,7 +52,7 @@ FLAGS = (
     Flag("formats", FORMATS, "to compare", nargs="+", choices=FORMATS),
     Flag("precisions", PRECISIONS, "to compare", nargs="+", choices=PRECISIONS),
     Flag("frames", 100, "that are timed and compared, at most", int),
-    Flag("project", "runs/formats", "folder of the exports"),
+    Flag("project", "runs/formats", "folder of the exports", from_here),
     Flag("name", "exp", "folder of this run's exports"),
     THREADS,
     Flag("traceback", False, "show where an error arose"),

@@ -34,7 +34,7 @@ from models.balancer import Balancer
 from models.equal import Equal
 from models.gradnorm import GradNorm
 from utils.canvas import COLOURS, SMALL, STYLES, finish, new_figure, save
-from utils.config import from_root
+from utils.config import from_here, from_root
 from utils.files import write_json
 from utils.flags import Flag, check_range, parse
 from utils.log import run_script
@@ -55,7 +55,7 @@ FLAGS = (
     Flag("alpha", 0.12, "of GradNorm", float),
     Flag("balance-lr", 0.01, "of GradNorm; the paper's 0.025 at times throws a weight of 0.001 to its floor", float),
     Flag("decay", False, "let the learning rate fall to 0 by a cosine"),
-    Flag("figure", "runs/gradnorm_toy.png", "where the figure is written"),
+    Flag("figure", "runs/gradnorm_toy.png", "where the figure is written", from_here),
     Flag("traceback", False, "show where an error arose"),
 )
 

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import train
 from benchmarks.rows import DATA_FLAGS, append_row, chosen_data, find_row, read_rows
 from models.balancers import BALANCERS
-from utils.config import ROOT, find_file, from_root, load_yaml
+from utils.config import ROOT, find_file, from_here, from_root, load_yaml
 from utils.flags import COMMON, IMGSZ, Flag, parse
 from utils.log import LOGGER, InputError, run_script
 from utils.report import figure_at
@@ -56,8 +56,8 @@ FLAGS = (
     Flag("view-layers", (9, 17), "layers that the view head reads", int, nargs="+"),
     Flag("methods", METHODS, "what to compare", nargs="+"),
     Flag("hyp", "hyp/joint_training_rules.yaml", "hyperparameters of all"),
-    Flag("csv", "runs/interference/interference.csv", "where rows are appended"),
-    Flag("project", "runs/interference", "folder of the trainings"),
+    Flag("csv", "runs/interference/interference.csv", "where rows are appended", from_here),
+    Flag("project", "runs/interference", "folder of the trainings", from_here),
     *COMMON,
 )
 

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.simulated import outcomes, repeated
 from utils.assessment import assess
-from utils.config import from_root
+from utils.config import from_here, from_root
 from utils.files import new_run_folder, write_json
 from utils.flags import Flag, check_range, parse
 from utils.intervals import DRAWS, intervals
@@ -31,7 +31,7 @@ FLAGS = (
     Flag("frames", 300, "frames of all patients together", int),
     Flag("patients", 30, "patients", int),
     Flag("detections", 300, "detections a frame", int),
-    Flag("project", "runs/benchmarks", "folder of the runs"),
+    Flag("project", "runs/benchmarks", "folder of the runs", from_here),
     Flag("name", "intervals", "folder of this run"),
     Flag("traceback", False, "show where an error arose"),
 )

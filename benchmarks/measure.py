@@ -18,14 +18,14 @@ import psutil
 import torch
 import yaml
 
-from utils.config import ROOT, from_root, load_dataset_config
+from utils.config import ROOT, from_here, from_root, load_dataset_config
 from utils.dataset import prepare
 from utils.devices import cores
 from utils.files import write_json
 from utils.flags import Flag
 from utils.log import InputError, progress
 
-JSON = Flag("json", "", "where the figures are written, too; runs/benchmarks/SCRIPT.json unless given")
+JSON = Flag("json", "", "where the figures are written, too; runs/benchmarks/SCRIPT.json unless given", from_here)
 NAMES = {0: "AR", 1: "MR", 2: "PR", 3: "TR"}
 Row = dict[str, Any]
 

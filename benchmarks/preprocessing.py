@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train
 from benchmarks.rows import DATA_FLAGS, append_row, chosen_data, find_row, read_rows
-from utils.config import find_file, from_root, hyperparameters_from, load_yaml
+from utils.config import find_file, from_here, from_root, hyperparameters_from, load_yaml
 from utils.flags import COMMON, IMGSZ, Flag, parse
 from utils.log import LOGGER, run_script
 from utils.preprocess import TYPICAL, Preprocessor
@@ -50,8 +50,8 @@ FLAGS = (
     Flag("seed", 42, "of each training", int),
     Flag("steps", tuple(STEPS), "what to compare", nargs="+", choices=tuple(STEPS)),
     Flag("hyp", "hyp/joint_training_rules.yaml", "hyperparameters of all, but for the filters"),
-    Flag("csv", "runs/preprocessing/preprocessing.csv", "where rows are appended"),
-    Flag("project", "runs/preprocessing", "folder of the trainings"),
+    Flag("csv", "runs/preprocessing/preprocessing.csv", "where rows are appended", from_here),
+    Flag("project", "runs/preprocessing", "folder of the trainings", from_here),
     *COMMON,
 )
 

@@ -32,7 +32,7 @@ from benchmarks.candidates import BASE, Candidate, Settings, base_settings, read
 from benchmarks.recipe_table import FIGURES, compared, print_table
 from benchmarks.rows import append_row, find_row, read_rows
 from utils import checkpoint
-from utils.config import find_file, from_root, load_dataset_config
+from utils.config import find_file, from_here, from_root, load_dataset_config
 from utils.dataset import prepare
 from utils.devices import select_compute
 from utils.files import LAST, write_text
@@ -63,7 +63,7 @@ FLAGS = (
     Flag("workers", 8, "processes that load frames, at most one a core", int),
     THREADS,
     BOOTSTRAP,
-    Flag("project", "runs/recipe", "folder of recipe.csv, the folds and the trainings"),
+    Flag("project", "runs/recipe", "folder of recipe.csv, the folds and the trainings", from_here),
     *COMMON,
 )
 

@@ -50,6 +50,19 @@ def rows(run: Path) -> list[list[str]]:
         return list(csv.reader(file))[1:]
 
 
+def test_a_relative_project_is_one_of_the_current_folder_also_for_a_run_that_goes_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    given = {"weights": str(saved("rect")), "source": str(folder), "project": "here", "nosave": True, "save_csv": True}
+    runs = [detect.run(**given, **more) for more in ({}, {}, {"exist_ok": True}, {"name": "going", "resume": True})]
+    assert runs == [folder.parent / "here" / name for name in ("exp", "exp2", "exp", "going")]
+    before = (runs[-1] / "predictions.csv").read_bytes()
+    monkeypatch.chdir(folder)
+    assert detect.run(**{**given, "project": "../here"}, name="going", resume=True).samefile(runs[-1])
+    assert (runs[-1] / "predictions.csv").read_bytes() == before and not (folder / "here").exists()
+
+
 def test_batches_write_what_one_by_one_writes_and_skip_a_damaged_file(
     folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -10,9 +10,13 @@ from typing import Any
 
 import pytest
 
+import compare
 import detect
 import train
+import train_dual_backbone
 import val
+from utils import audit, preprocess_sheet, splits
+from utils.config import ROOT, from_root
 from utils.flags import Flag, from_keywords, parse
 from utils.log import InputError
 
@@ -238,6 +242,8 @@ def test_a_flag_of_yolov5_is_taken(script: str, line: str) -> None:
     assert flag[2:].replace("-", "_") == name or (name == "imgsz" and flag in ("--img", "--img-size"))
     value = getattr(options, name)
     shown = value if isinstance(value, list) else [value]
+    if name == "project":  # where to write: from here
+        values = [str(Path(value).absolute()) for value in values]
     assert [str(one) for one in shown] == values or (not values and value in (True, "ram"))
 
 
@@ -272,6 +278,29 @@ def test_every_flag_has_a_name_of_its_own_and_a_help_text(script: str) -> None:
 def test_a_script_as_a_function_takes_the_same_options(script: str) -> None:
     options = from_keywords(TABLES[script], {"img_size": 320, "exist_ok": True})
     assert vars(options) == vars(parsed("--img 320 --exist-ok", TABLES[script]))
+
+
+@pytest.mark.parametrize("name", [Path("out"), Path("../out"), Path("~/out")], ids=str)
+@pytest.mark.parametrize(
+    ("flags", "option"),
+    [
+        (train.FLAGS, "project"), (train_dual_backbone.FLAGS, "project"), (val.FLAGS, "project"),
+        (detect.FLAGS, "project"), (compare.FLAGS, "project"), (audit.FLAGS, "project"), (splits.FLAGS, "out"),
+        (preprocess_sheet.FLAGS, "out"),
+    ],
+)  # fmt: skip
+def test_a_folder_to_write_in_is_relative_to_the_current_one_where_typed_and_to_the_repository_by_default(
+    flags: Sequence[Flag], option: str, name: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    typed, given = parsed(f"--{option} {name}", flags), from_keywords(flags, {option: name})
+    assert vars(typed) == vars(given)
+    monkeypatch.chdir("/")  # what was said stays said
+    place = from_root(getattr(typed, option))
+    assert place == (name.expanduser() if str(name).startswith("~") else tmp_path / name)
+    default = getattr(parsed("", flags), option)
+    assert not Path(default).is_absolute() and from_root(default) == ROOT / default
+    assert getattr(parsed(f"--{option} ''", flags), option) == ""
 
 
 def test_keywords_are_converted_and_checked_as_typed_flags_are() -> None:

@@ -169,7 +169,7 @@ def read_only(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
             [
                 (probe, *places),
                 ("train.py", *QUICK, cfg, "--data", data, "--project", out, "--cache", "disk"),
-                ("val.py", "--weights", weights, "--data", data, "--project", out / "val", "--bootstrap", "0"),
+                ("val.py", "--weights", weights, "--data", data, "--project", "val", "--bootstrap", "0"),
                 ("detect.py", "--weights", weights, "--source", folder / "phantom/images/test", "--project", out / "d"),
                 ("export.py", "--weights", weights, "--include", "torchscript"),
                 ("train.py", *QUICK, cfg, "--data", data),  # into the program's own runs/train
@@ -191,6 +191,7 @@ def test_data_and_program_need_not_be_writable(read_only: tuple[Path, Done]) -> 
     )
     assert not list((program / ".frame_cache").iterdir()) and not list(program.rglob("__pycache__"))
     assert (folder / "out" / "exp" / "weights" / "best.torchscript").is_file()
+    assert (folder / "out" / "val" / "exp" / "metrics.json").is_file()  # as typed: from where the user is
 
 
 def test_a_run_that_cannot_have_a_folder_says_which(read_only: tuple[Path, Done]) -> None:

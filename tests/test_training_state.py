@@ -52,8 +52,12 @@ def test_a_state_of_another_kind_is_refused(tmp_path: Path, key: str, value: Any
 
 
 @pytest.mark.parametrize(
-    "option", [{"epochs": "many"}, {"epochs": None}, {"weights": 3}, {"rect": 1}, {"freeze": ["a"]}, {"typed": 3}]
-)
+    "option",
+    [
+        {"epochs": "many"}, {"epochs": None}, {"weights": 3}, {"rect": 1}, {"freeze": ["a"]}, {"typed": 3},
+        {"project": 3},
+    ],
+)  # fmt: skip
 def test_an_option_of_another_kind_is_refused(tmp_path: Path, option: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=rf"last\.pt: options: {next(iter(option))}: expected"):
         resumed(tmp_path / "last.pt", options={**resumable_content()["options"], **option})

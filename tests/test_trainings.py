@@ -109,7 +109,7 @@ def test_flags_are_handed_on_as_they_are_zeros_too() -> None:
     assert own["typed"] >= {"workers", "seed", "balance", "exist_ok"}
     assert (own["workers"], own["seed"], own["epochs"], own["balance"]) == (0, 3, 1, "static")
     assert (own["noplots"], own["rect"], own["weights"], own["exist_ok"]) == (True, False, "", True)
-    assert (own["project"], own["name"]) == (str(Path("runs/compare/exp")), "static-seed3")
+    assert (own["project"], own["name"]) == (str(Path("runs/compare/exp").absolute()), "static-seed3")
     pair = flags_of(dual)
     assert (pair["classifier"], pair["parallel"], pair["cfg"]) == ("resnet18", True, "yolov5s.yaml")
 

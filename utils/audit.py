@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from utils.config import DatasetConfig, find_file, from_root, load_dataset_config
+from utils.config import DatasetConfig, find_file, from_here, from_root, load_dataset_config
 from utils.contact_sheet import Picture, Section, contact_sheet
 from utils.dataset import prepare
 from utils.files import new_run_folder, write_json, write_whole
@@ -24,7 +24,7 @@ from utils.outputs import csv_text
 
 FLAGS = (
     Flag("data", "data/phantom.yaml", "dataset yaml"),
-    Flag("project", "runs/audit", "folder of the runs"),
+    Flag("project", "runs/audit", "folder of the runs", from_here),
     Flag("name", "exp", "folder of this run"),
     *(flag for flag in COMMON if flag.name in ("exist_ok", "traceback")),
 )

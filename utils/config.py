@@ -347,8 +347,16 @@ def inside(name: str, *roots: Path) -> Path | None:
 
 
 def from_root(name: str) -> Path:
-    """A path as typed; a relative one lies below the repository."""
+    """A path; a relative one, as the defaults of flags are, lies below the repository."""
     return ROOT / _expanded(name)
+
+
+def from_here(name: str) -> str:
+    """The kind of a flag that says where to write: what is typed is relative to the current folder, as in YOLOv5.
+
+    Its default does not come here, and stays relative to the repository; nothing typed stays nothing.
+    """
+    return str(_expanded(name).absolute()) if name else name
 
 
 def _expanded(name: str) -> Path:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.config import Hyperparameters, find_file, from_root, load_hyperparameters
+from utils.config import Hyperparameters, find_file, from_here, from_root, load_hyperparameters
 from utils.draw import mosaic, save
 from utils.flags import COMMON, Flag, check_range, from_keywords, parse
 from utils.images import IMAGE_SUFFIXES, read_image
@@ -27,7 +27,7 @@ MAX_SIDE = 3840  # pixels of a picture: six frames of 640 beside each other
 
 FLAGS = (
     Flag("source", "", "an image, or a folder of images, searched with all folders in it"),
-    Flag("out", "", "folder of the pictures; nothing in it is overwritten"),
+    Flag("out", "", "folder of the pictures; nothing in it is overwritten", from_here),
     Flag("hyp", "", "hyp file whose filters are shown; filters on the command line beat it"),
     Flag("sector-mask", None, "blacken what lies outside the sector", bool),
     Flag("gamma", None, "exponent on luminance; under 1 brightens", float),

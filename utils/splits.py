@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from utils.config import DatasetConfig, find_file, from_root, load_dataset_config
+from utils.config import DatasetConfig, find_file, from_here, from_root, load_dataset_config
 from utils.dataset import prepare
 from utils.files import write_text
 from utils.flags import COMMON, Flag, check_range, from_keywords, parse
@@ -35,7 +35,7 @@ FLAGS = (
     Flag("data", "data/phantom.yaml", "dataset yaml; the frames of all its parts are pooled"),
     Flag("folds", None, "write so many folds; each is once the validation part", int),
     Flag("holdout", None, "instead: share of the frames for val and, as a second number, for test", float, nargs="+"),
-    Flag("out", "", "folder of the lists and yaml files; nothing in it is overwritten"),
+    Flag("out", "", "folder of the lists and yaml files; nothing in it is overwritten", from_here),
     Flag("seed", 0, "of the search; another one often finds other folds", int),
     *(flag for flag in COMMON if flag.name == "traceback"),
 )

@@ -85,7 +85,7 @@ def _is_kind(kind: Callable[[str], Any], value: Any) -> bool:
         return type(value) is int and abs(value) < 2**63
     if kind is float:
         return type(value) in (int, float) and abs(value) < math.inf
-    return isinstance(value, str) and "\0" not in value if kind is str else True
+    return isinstance(value, str) and "\0" not in value
 
 
 def _fault_of_network(content: Mapping[str, Any]) -> str:
