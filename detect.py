@@ -55,15 +55,15 @@ FLAGS = (
     Flag("conf-thres", 0.25, "boxes of less confidence are dropped", float),
     Flag("iou-thres", 0.45, "of two boxes that overlap more, the less confident is dropped", float),
     Flag("max-det", 1000, "boxes kept a frame", int),
-    # as --cl below: --view and --p mean these in YOLOv5, and go on meaning them
-    Flag("view-img view vie", False, "show frames in a window; q ends"),
+    # as --cl below: --view, --no and --p mean these in YOLOv5, and go on meaning them
+    Flag("view-img view vie view-", False, "show frames in a window; q ends"),
     Flag("save-txt", False, "write boxes as label files"),
     Flag("save-view", False, "with or without --save-txt: add an empty line and the view row to each label file"),
     Flag("save-format", 0, "of --save-txt: 0 normalised centre form, 1 corners in pixels", int, choices=(0, 1)),
     Flag("save-csv", False, "write all boxes and views to predictions.csv"),
     Flag("save-conf", False, "with --save-txt: add the confidence to each row"),
     Flag("save-crop", False, "write each box as a picture of its own"),
-    Flag("nosave", False, "write no drawn frames or videos"),
+    Flag("nosave no", False, "write no drawn frames or videos"),
     Flag(
         "save-study", False, "report on whole clips: study.json and findings.csv; the source is searched with all "
         "folders in it, and outputs get names that say nobody's",

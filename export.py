@@ -49,7 +49,8 @@ FLAGS = (
     DOWNLOAD,
     Flag("include", ("torchscript",), "formats: torchscript, onnx, openvino", nargs="+"),
     Flag(IMGSZ, None, "height and width in pixels, or one for both; the training's unless given", int, nargs="+"),
-    Flag("batch-size", 1, "images at once", int),
+    # --b and --c below mean these in YOLOv5, and go on meaning them beside --bf16 and --calibration
+    Flag("batch-size b", 1, "images at once", int),
     Flag("device", "cpu", "that TorchScript is made for: cpu, or a GPU's number"),
     Flag("half", False, "fp16 weights"),
     Flag("bf16", False, "bf16 layers (TorchScript, OpenVINO)"),
@@ -59,7 +60,7 @@ FLAGS = (
     Flag("opset", None, f"of ONNX, at least {LOWEST_OPSET}; the exporter's unless given", int),
     Flag("nms", False, "put the suppression into the graph"),
     Flag("agnostic-nms", False, "with --nms: boxes of different classes suppress each other, too"),
-    Flag("conf-thres", 0.25, "with --nms: boxes of less confidence are dropped", float),
+    Flag("conf-thres c", 0.25, "with --nms: boxes of less confidence are dropped", float),
     Flag("iou-thres", 0.45, "with --nms: of two boxes that overlap more, the less confident is dropped", float),
     Flag("max-det", 300, "with --nms: boxes kept a frame", int),
     Flag("data", "", "with --int8: dataset yaml whose train part calibrates"),

@@ -77,9 +77,9 @@ FLAGS = (
     Flag("cos-lr", False, "half a cosine for the learning rate (hyp: cos_lr)"),
     Flag("label-smoothing", None, "of box classes (hyp: label_smoothing; 0 if neither says)", float),
     Flag("patience", None, "epochs without improvement, then stop; 0 never (hyp: patience; 100 if neither says)", int),
-    Flag("freeze", (0,), "layers to freeze: the first N, or several layers' numbers", int, nargs="+"),
-    # --save and shorter mean the period in YOLOv5, and go on meaning that beside --save-steps
-    Flag("save-period sa sav save", -1, "also keep a checkpoint every so many epochs", int),
+    # --f and --save and shorter mean these in YOLOv5, and go on meaning them beside --folds and --save-steps
+    Flag("freeze f", (0,), "layers to freeze: the first N, or several layers' numbers", int, nargs="+"),
+    Flag("save-period sa sav save save-", -1, "also keep a checkpoint every so many epochs", int),
     Flag("save-steps", 0, "also bring last.pt up to date every so many steps of the optimizer; 0: epochs only", int),
     Flag("sync-bn", False, "batch normalisation over the frames of all processes of torchrun"),
     Flag("seed", None, "of all random numbers (hyp: seed; 0 if neither says)", int),

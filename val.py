@@ -30,11 +30,12 @@ from utils.table import table
 from utils.validation import Validation, checked_dataset, validate
 
 TASKS = ("train", "val", "test", "speed", "study")
+# names of one letter mean in YOLOv5 what they mean here, and go on meaning it beside flags that are new
 FLAGS = (
     Flag("weights", "", "checkpoint of a training, also YOLOv5's own, or an export; of several, the mean", nargs="+"),
     DOWNLOAD,
     Flag("data", "data/phantom.yaml", "dataset yaml"),
-    Flag("batch-size", 32, "frames a batch", int),
+    Flag("batch-size b", 32, "frames a batch", int),
     Flag(IMGSZ, None, "pixels of the frames' longer side; the training's unless given", int),
     Flag("conf-thres c", 0.001, "boxes of less confidence are dropped", float),
     Flag("iou-thres", 0.6, "of two boxes that overlap more, the less confident is dropped", float),
@@ -42,7 +43,7 @@ FLAGS = (
     Flag("task t", "val", "split; or speed, at detect.py's thresholds; or study, at several sizes", choices=TASKS),
     Flag("workers", 8, "processes that load frames, at most one a core", int),
     Flag("project", "runs/val", "folder of the runs", from_here),
-    Flag("name", "exp", "folder of this run"),
+    Flag("name n", "exp", "folder of this run"),
     Flag("single-cls", False, "take all boxes as one class"),
     Flag("verbose", False, "also print figures by class where there are many"),
     Flag("save-txt", False, "write boxes as label files"),
@@ -55,7 +56,7 @@ FLAGS = (
     Flag("calibrate", False, "also give the views' calibration at the temperature that was fitted on validation"),
     BOOTSTRAP,
     *COMMON,
-    Flag("augment", False, "", refused="its flips change anatomy; figures are of frames as they are"),
+    Flag("augment a", False, "", refused="its flips change anatomy; figures are of frames as they are"),
     Flag("save-hybrid", False, "", refused="it mixes labels into the predictions, so that its figures mean nothing"),
     Flag("dnn", False, "", refused="ONNX files run in ONNX Runtime, whose results are checked at export"),
 )  # fmt: skip

@@ -12,6 +12,7 @@ import pytest
 
 import compare
 import detect
+import export
 import train
 import train_dual_backbone
 import val
@@ -209,10 +210,14 @@ ABBREVIATIONS = {
         "--work 0": "workers",
         "--save 5": "save_period",
         "--sa 5": "save_period",
+        "--save- 5": "save_period",
+        "--f 5": "freeze",
         "--sync": "sync_bn",
     },
     "val": {
         "--batch 4": "batch_size",
+        "--b 4": "batch_size",
+        "--n a": "name",
         "--conf 0.1": "conf_thres",
         "--c 0.1": "conf_thres",
         "--iou 0.5": "iou_thres",
@@ -226,8 +231,35 @@ ABBREVIATIONS = {
         "--class 1": "classes",
         "--cl 1": "classes",
         "--view": "view_img",
+        "--view-": "view_img",
+        "--no": "nosave",
         "--p a": "project",
     },
+}
+YOLOV5 = {  # every flag there that is here, too
+    "train": (
+        train.FLAGS,
+        "weights cfg data hyp epochs batch-size imgsz img img-size rect resume nosave noval noautoanchor noplots "
+        "evolve bucket cache image-weights device multi-scale single-cls optimizer sync-bn workers project name "
+        "exist-ok quad cos-lr label-smoothing patience freeze save-period seed local_rank entity upload_dataset "
+        "bbox_interval artifact_alias",
+    ),
+    "val": (
+        val.FLAGS,
+        "data weights batch-size imgsz img img-size conf-thres iou-thres max-det task device workers single-cls "
+        "augment verbose save-txt save-hybrid save-conf save-json project name exist-ok half dnn",
+    ),
+    "detect": (
+        detect.FLAGS,
+        "weights source data imgsz img img-size conf-thres iou-thres max-det device view-img save-txt save-format "
+        "save-csv save-conf save-crop nosave classes agnostic-nms augment visualize update project name exist-ok "
+        "line-thickness hide-labels hide-conf half dnn vid-stride",
+    ),
+    "export": (
+        export.FLAGS,
+        "data weights imgsz img img-size batch-size device half inplace keras optimize int8 dynamic simplify opset "
+        "verbose workspace nms agnostic-nms topk-per-class topk-all iou-thres conf-thres include",
+    ),
 }
 
 
@@ -264,6 +296,24 @@ def test_defaults_are_yolov5s_but_for_those_that_differ_on_purpose(script: str) 
 @pytest.mark.parametrize(("script", "line"), each(ABBREVIATIONS))
 def test_yolov5s_usual_abbreviations_work(script: str, line: str) -> None:
     assert parsed(line, TABLES[script]).typed == {ABBREVIATIONS[script][line]}
+
+
+@pytest.mark.parametrize("script", YOLOV5)
+def test_whatever_is_short_for_one_flag_in_yolov5_is_short_for_it_here(
+    script: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags, known = YOLOV5[script][0], [*YOLOV5[script][1].split(), "help"]
+    by_name = {name: flag for flag in flags for name in flag.names.split()}
+    for name in set(known) - {"help"}:
+        flag = by_name[name]
+        for short in (name[:length] for length in range(1, len(name))):
+            if sum(other.startswith(short) for other in known) > 1 or (script, short) == ("train", "a"):
+                continue  # --a would be --artifact_alias, which is not taken
+            line = f"--{short}" if flag.default is False else f"--{short} {(flag.choices or (1,))[0]}"
+            if flag.refused:
+                assert f"error: --{flag.names.split()[0]} is not supported" in refusal(flags, line, capsys), line
+            else:
+                assert parsed(line, flags).typed == {flag.name}, line
 
 
 @pytest.mark.parametrize("script", TABLES)
