@@ -74,6 +74,15 @@ def test_an_epoch_makes_the_steps_that_a_plain_loop_makes(dataset: EchoDataset) 
     assert learner.running_mean.updates == len(loader)
 
 
+def test_a_step_without_a_labelled_view_has_no_view_loss_that_a_balancer_could_learn_from(dataset: EchoDataset) -> None:
+    unlabelled = copy.copy(dataset)
+    unlabelled.labels = [replace(label, view=-1) for label in dataset.labels]
+    spy = Spy((1.0, 0.2))
+    result = train_one_epoch(learning(tiny_network(), spy), build_loader(unlabelled, 5, 0), CPU, 0)
+    assert math.isnan(result.losses.view) and math.isfinite(result.losses.box) and not result.skipped
+    assert spy.seen and all(losses[0].isfinite() and losses[1].isnan() for losses, _ in spy.seen)
+
+
 def test_accumulated_batches_make_one_step_and_the_rest_is_not_carried_over(dataset: EchoDataset) -> None:
     network = tiny_network()
     loader, learner = build_loader(dataset, 4, 0), learning(network, Balancer((1.0, 0.2)), schedule(4))

@@ -113,6 +113,12 @@ def test_a_part_without_any_label_is_refused_or_warned_of_and_where_they_were_lo
         opened(data, boxes_alone)
 
 
+def test_a_wrong_number_of_view_weights_names_the_hyp_file(tmp_path: Path, rules: Hyperparameters) -> None:
+    words = r"joint_training_rules\.yaml: view_class_weights: expected 3 numbers, one a view, got 2"
+    with pytest.raises(InputError, match=words):
+        opened(make_dataset(tmp_path), replace(rules, view_class_weights=(1.0, 2.0)))
+
+
 @pytest.mark.parametrize("keywords", [{"bootstrap": -1}, {"epochs": 0}, {"rect": True, "image_weights": True}])
 def test_options_out_of_range_are_one_line(tmp_path: Path, rules: Hyperparameters, keywords: dict[str, object]) -> None:
     with pytest.raises(InputError, match=f"--{next(iter(keywords))}".replace("_", ".")):

@@ -173,7 +173,7 @@ def test_a_missing_folder_of_folds_is_an_error(tmp_path: Path) -> None:
         ({"holdout": [0.2, -0.1]}, "--holdout: expected one or two shares .*, got 0.2 -0.1"),
         ({"holdout": [float("nan")]}, "--holdout: expected one or two shares .*, got nan"),
         ({"holdout": [0.1, 0.1, 0.1]}, "--holdout: expected one or two shares .*, got 0.1 0.1 0.1"),
-        ({"holdout": [0.05, 0.9], "group": "^(.)"}, r"--holdout: expected at least 2 groups \(patients\).*, got 1"),
+        ({"holdout": [0.05, 0.9], "group": "^(.)"}, r"--holdout: expected at least 3 groups \(patients\).*, got 1"),
         ({"folds": 2, "data": "nowhere.yaml"}, "--data 'nowhere.yaml': no such file"),
     ],
 )

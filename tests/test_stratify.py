@@ -150,6 +150,16 @@ def test_neither_part_of_a_holdout_is_empty(seed: int) -> None:
     assert_divided([held, np.setdiff1d(np.arange(len(groups)), held)], groups)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "shares"), [((90, 5, 5), [0.2, 0.1]), ((60, 20, 20), [0.2, 0.4]), ((10, 10, 10), [0.45, 0.5])]
+)
+def test_two_parts_of_three_groups_have_one_each(sizes: tuple[int, ...], shares: list[float]) -> None:
+    groups = [group for group, size in enumerate(sizes) for _ in range(size)]
+    strata = [number % 3 for number in range(len(groups))]
+    parts = holdout(groups, strata, shares)
+    assert_divided([*parts, np.setdiff1d(np.arange(len(groups)), np.concatenate(parts))], groups)
+
+
 @pytest.mark.parametrize("shares", [[], [0.0], [1.0], [-0.2], [1.5], [float("nan")], [0.5, 0.5], [0.1] * 3])
 def test_shares_are_one_or_two_between_0_and_1_and_below_1_together(shares: list[float]) -> None:
     words = " ".join(map(str, shares))
@@ -160,7 +170,8 @@ def test_shares_are_one_or_two_between_0_and_1_and_below_1_together(shares: list
 
 @pytest.mark.parametrize(("groups", "shares"), [("aa", [0.5]), ("abb", [0.3, 0.3]), ("", [0.5])])
 def test_too_few_groups_cannot_be_divided(groups: str, shares: list[float]) -> None:
-    with pytest.raises(InputError, match=r"^--holdout: expected at least 2 groups .*, got [01]$"):
+    least = len(shares) + 1
+    with pytest.raises(InputError, match=rf"^--holdout: expected at least {least} groups .*, got [012]$"):
         holdout(groups, groups, shares)
 
 

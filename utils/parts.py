@@ -64,6 +64,9 @@ def checked_dataset(options: argparse.Namespace, hyp: Hyperparameters) -> Datase
             f"{config.file}: no view_names, but {options.hyp} has classification_enabled: true; "
             "hyp/detection_only.yaml trains boxes alone"
         )
+    weights, views = len(hyp.view_class_weights), len(config.view_names)
+    if hyp.classification_enabled and weights not in (0, views):
+        raise InputError(f"{options.hyp}: view_class_weights: expected {views} numbers, one a view, got {weights}")
     return config
 
 

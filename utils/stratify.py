@@ -76,9 +76,9 @@ def holdout(
     group, stratum = numbered(groups), numbered(strata)
     parts: list[Indices] = []
     rest = np.arange(len(group))
-    for share in reversed(shares):
+    for number, share in reversed(list(enumerate(shares, 1))):
         own = numbered(group[rest].tolist())
-        held = rest[_held_out(own, stratum[rest], share * len(group), seed)]
+        held = rest[_held_out(own, stratum[rest], share * len(group), number, seed)]
         rest, parts = np.setdiff1d(rest, held), [held, *parts]
     return parts
 
@@ -101,20 +101,26 @@ def numbered(values: Iterable[Hashable]) -> Indices:
     return np.array([numbers.setdefault(value, len(numbers)) for value in values], np.int64)
 
 
-def _held_out(group: Indices, stratum: Indices, frames: float, seed: int) -> Indices:
-    """Indices of one part of about so many frames; where they are all or more, what is left is as small as can be."""
+def _held_out(group: Indices, stratum: Indices, frames: float, leave: int, seed: int) -> Indices:
+    """Indices of one part of about so many frames; where they are all or more, what is left is as small as can be.
+
+    Args:
+        leave: groups that are left at least.
+    """
     total, whole = _total(group), np.bincount(stratum)
-    if total < 2:
-        raise InputError(f"--holdout: expected at least 2 groups (patients) to divide, got {total}")
-    share = frames / len(group)
+    if total <= leave:
+        raise InputError(f"--holdout: expected at least {leave + 1} groups (patients) to divide, got {total}")
+    share, first = frames / len(group), np.unique(group, return_index=True)[1]
 
     def scored() -> Iterator[tuple[float, Indices]]:
         for count in range(2, min(MOST_FOLDS, total) + 1):
-            unions = _unions(count, min(max(round(share * count), 1), count - 1), np.random.default_rng((seed, count)))
+            size = min(max(round(share * count), 1), max(count - leave, 1))
+            unions = _unions(count, size, np.random.default_rng((seed, count)))
             for fold in _candidates(group, stratum, count, seed, HOLDOUT_CANDIDATES):
                 parts = _table(fold, stratum, count)[unions].sum(1)
                 distances = distance(parts, whole, share)
-                distances[parts.sum(1) == whole.sum()] = math.inf
+                groups = np.bincount(fold[first], minlength=count)
+                distances[groups[unions].sum(1) > total - leave] = math.inf
                 nearest = int(distances.argmin())
                 yield float(distances[nearest]), np.flatnonzero(np.isin(fold, unions[nearest]))
 
