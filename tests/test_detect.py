@@ -15,6 +15,7 @@ import pytest
 
 import detect
 from tests.exported import saved
+from tests.scripts import succeed
 from utils import checkpoint
 from utils.draw import save
 from utils.log import InputError
@@ -148,8 +149,10 @@ def test_a_run_whose_folder_is_no_text_is_refused_before_it_is_made_where_videos
     with pytest.raises(InputError, match=r"runs/x.*: a path in UTF-8 expected, .*; --nosave leaves videos out"):
         detected(folder, name=odd)
     assert not (folder.parent / "runs").exists()
-    assert rows(detected(folder, name=odd, nosave=True))
-    assert (detected(folder / "f0.png", name=odd, exist_ok=True) / "f0.png").is_file()
+    asked = ("--weights", saved("rect"), "--project", folder.parent / "runs", "--name", odd, "--device", "cpu")
+    assert "runs/x\\udce9" in succeed("detect.py", *asked, "--source", folder, "--nosave")
+    assert "runs/x\\udce9" in succeed("detect.py", *asked, "--source", folder / "f0.png", "--exist-ok")
+    assert (folder.parent / "runs" / odd / "f0.png").is_file()
 
 
 @pytest.mark.parametrize("how", ["plain", "resume", "link to the folder", "link to a file", "list", "view_img"])

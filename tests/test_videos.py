@@ -78,7 +78,7 @@ def test_a_name_that_is_no_text_is_a_line_like_other_unreadable_files(
     source = open_source(str(tmp_path))
     assert {frame.path.name for frame in source} == {"w.avi"}
     assert fake.addresses == [str(tmp_path / "w.avi")]
-    said = f"{odd}: a path in UTF-8 expected, as OpenCV opens no other video, other bytes came"
+    said = f"{tmp_path}/v\\udce9.avi: a path in UTF-8 expected, as OpenCV opens no other video, other bytes came"
     assert source.problems == [said] and [record.getMessage() for record in warnings.records] == [f"skipped {said}"]
     with pytest.raises(InputError, match=r"rtsp://host/.*: a path in UTF-8 expected"):
         list(open_source("rtsp://host/\udce9"))

@@ -133,6 +133,11 @@ def sync_disk(folder: Path) -> None:
         os.close(handle)
 
 
+def as_text(path: Path | str) -> str:
+    """A path as text that can be written anywhere: bytes that are no UTF-8 are escaped."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
+
+
 def is_utf8(path: Path | str) -> bool:
     """Whether a path is text; Linux allows any bytes, for some of which Python has only surrogates.
 

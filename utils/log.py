@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import logging
 import os
 import reprlib
@@ -51,7 +52,12 @@ class _TqdmHandler(logging.Handler):
 
 
 def setup() -> None:
-    """Send log lines to standard error, bare for information and with the level's name for anything above it."""
+    """Send log lines to standard error, bare for information and with the level's name for anything above it.
+
+    Standard output escapes, as standard error does, what of a file's name is no text, instead of ending the script.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     handler = _TqdmHandler()
     handler.setFormatter(_LevelFormatter())
     LOGGER.handlers[:] = [handler]

@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from utils.files import is_utf8
+from utils.files import as_text, is_utf8
 from utils.images import MOST_PIXELS, error_text, read_bytes
 from utils.letterbox import Image
 from utils.log import LOGGER, InputError
@@ -67,7 +67,7 @@ def capture(address: Path | int | str, name: str) -> Iterator[cv2.VideoCapture]:
     # absolute, so that a file named like an address ("tcp:x.avi") stays a file
     place = str(address.absolute()) if isinstance(address, Path) else address
     if isinstance(place, str) and not is_utf8(place):
-        raise InputError(f"{name}: a path in UTF-8 expected, as OpenCV opens no other video, other bytes came")
+        raise InputError(f"{as_text(name)}: a path in UTF-8 expected, as OpenCV opens no other video, other bytes came")
     opened = None
     try:
         opened = cv2.VideoCapture(place)

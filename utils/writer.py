@@ -18,7 +18,7 @@ import numpy as np
 
 from utils.clip_store import ClipStore
 from utils.draw import draw, save
-from utils.files import is_utf8
+from utils.files import as_text, is_utf8
 from utils.ledger import Ledger
 from utils.letterbox import Image
 from utils.log import LOGGER, InputError, one_line
@@ -227,7 +227,8 @@ class Video:
 
 def not_for_videos(path: Path) -> InputError:
     """The error of a path that OpenCV cannot write a video to, as it is no text."""
-    return InputError(f"{path}: a path in UTF-8 expected, as OpenCV writes to no other; --nosave leaves videos out")
+    text = "a path in UTF-8 expected, as OpenCV writes to no other; --nosave leaves videos out"
+    return InputError(f"{as_text(path)}: {text}")
 
 
 def writable_rate(fps: float) -> float:
