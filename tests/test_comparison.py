@@ -153,7 +153,7 @@ def by_hand() -> Comparison:
         of("static", 0, mAP_05=0.5, view_accuracy=0.8, parameters=7_012_345.0, minutes=12.34),
         of("static", 1, mAP_05=0.6, view_accuracy=0.9, parameters=7_012_345.0, minutes=12.54),
         of("a|b", 0, mAP_05=0.1, view_accuracy=0.2, parameters=8_000_000.0),
-        of("a|b", 1, mAP_05=0.2, view_accuracy=0.3, parameters=8_000_000.0),
+        of("a|b", 1, mAP_05=0.2, view_accuracy=0.3002, parameters=8_000_000.0),
         of("single_det", 0, mAP_05=0.3),
         setting=["data.yaml, val"], warnings=["patients are shared"],
     )  # fmt: skip
@@ -237,8 +237,12 @@ def notes(**changes: object) -> str:
     seeds = settings.pop("seeds")
     assert isinstance(seeds, int)
     noise = {method: own_noise(0.01, seed) for seed, method in enumerate("ab")}
-    figure = {m: drawn(0.5, noise[m]) if settings.get("draws", 200) else 0.5 for m in "ab"}
-    runs = [of(m, seed, mAP_05=figure[m]) for m in "ab" for seed in range(seeds)]
+
+    def figure(method: str, seed: int) -> Measured | float:
+        value = 0.5 + 0.01 * seed * (method == "b")  # seeds whose differences are the same say nothing of others
+        return drawn(value, noise[method]) if settings.get("draws", 200) else value
+
+    runs = [of(m, seed, mAP_05=figure(m, seed)) for m in "ab" for seed in range(seeds)]
     return "\n".join(comparison(*runs, **settings).notes())
 
 
