@@ -6,6 +6,7 @@ much is found if so many false marks on a frame are borne? A detection is right 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +34,9 @@ class Froc:
         NaN where no box is labelled.
         """
         within = int(np.searchsorted(self.false_boxes, false_boxes, "right"))
-        return float(self.sensitivity[within - 1]) if within else 0.0 * float(self.sensitivity[:1].sum())
+        if within:
+            return float(self.sensitivity[within - 1])
+        return math.nan if np.isnan(self.sensitivity).any() else 0.0
 
 
 def froc(right: NDArray[np.bool_], confidence: Floats, labels: int, frames: int) -> Froc:
