@@ -18,7 +18,7 @@ from models.dual import PARTS, Dual
 from models.yolo import Network
 from utils import checkpoint, files
 from utils.config import ROOT, load_hyperparameters, load_yaml
-from utils.log import InputError
+from utils.log import InputError, Interrupted
 
 
 def network(seed: int = 0, **changes: Any) -> Network:
@@ -129,6 +129,34 @@ def test_a_full_disk_is_told_as_that_and_leaves_the_earlier_checkpoint(
         InputError, match=rf"{path}: no space left for a checkpoint of \d+ MB \(\d+ MB free\): free some"
     ):
         checkpoint.save(path, content(network()))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("after", [0, 10_000])
+@pytest.mark.parametrize(
+    "cause", [Interrupted(15), KeyboardInterrupt(), SystemExit(1)], ids=lambda it: type(it).__name__
+)
+def test_a_signal_while_a_checkpoint_is_written_comes_out_as_what_it_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: BaseException, after: int
+) -> None:
+    class Cut(io.BytesIO):
+        def write(self, data: Any) -> int:
+            if self.tell() >= after:
+                raise cause
+            return super().write(data)
+
+    path = tmp_path / "a.pt"
+    checkpoint.save(path, content(network()))
+    before = path.read_bytes()
+
+    def fdopen(handle: int, mode: str) -> Cut:
+        os.close(handle)
+        return Cut()
+
+    monkeypatch.setattr(files.os, "fdopen", fdopen)
+    with pytest.raises(type(cause)):
+        checkpoint.save(path, content(network()), keep=True)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 

@@ -7,6 +7,7 @@ import math
 import multiprocessing
 import os
 import queue
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -20,7 +21,7 @@ from utils import checkpoint, taking_turns
 from utils.devices import RandomStream
 from utils.files import write_json
 from utils.interrupt import Interrupts
-from utils.log import InputError
+from utils.log import InputError, Interrupted
 from utils.loggers import COLUMNS, read_results
 from utils.taking_turns import PARTS, PairFiles, Task, merged, side_by_side, take_turns
 from utils.trainer import Training
@@ -168,13 +169,17 @@ def refuses_or_waits(name: str, folder: Path, options: Mapping[str, Any]) -> Non
     """The classifier cannot go on; the detector would for a long time."""
     if name == "classifier":
         refuses(name, folder, options)
+    waits(name, folder, options)
+
+
+def waits(name: str, folder: Path, options: Mapping[str, Any]) -> None:
     time.sleep(300)
 
 
 def dies_or_waits(name: str, folder: Path, options: Mapping[str, Any]) -> None:
     if name == "classifier":
         os._exit(3)
-    time.sleep(300)
+    waits(name, folder, options)
 
 
 @pytest.mark.parametrize(
@@ -215,6 +220,30 @@ def test_a_process_that_ends_early_is_one_line_and_stops_the_other(tmp_path: Pat
         side_by_side(work, list(PARTS), {}, files, 1, Interrupts())
     assert "\n" not in str(caught.value)
     assert time.monotonic() - started < 120  # not the 300 seconds that the other one would take
+    assert multiprocessing.active_children() == []
+
+
+def test_a_signal_while_the_runs_files_are_written_lets_that_be_finished_and_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, original = PairFiles(tmp_path, True), PairFiles.write
+    files.clear()
+    written: list[bool] = []  # for each call, whether it came to its end
+
+    def write(self: PairFiles) -> None:
+        written.append(False)
+        if len(written) == 2:  # the first one of the loop; the signal reaches the parts' processes, too
+            for process in multiprocessing.active_children():
+                process.terminate()
+                process.join()
+            signal.raise_signal(signal.SIGTERM)
+        original(self)
+        written[-1] = True
+
+    monkeypatch.setattr(PairFiles, "write", write)
+    with Interrupts() as interrupts, pytest.raises(Interrupted):
+        side_by_side(waits, list(PARTS), {}, files, 1, interrupts)
+    assert written == [True, True, True]  # before, within and after
     assert multiprocessing.active_children() == []
 
 

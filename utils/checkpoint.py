@@ -220,7 +220,10 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _save_into(file: BinaryIO, content: Mapping[str, Any]) -> None:
-    """``torch.save``, which on a full disk raises a RuntimeError of its own: here the file's error comes out."""
+    """``torch.save``, which raises a RuntimeError of its own when a write is cut off: here the cause comes out.
+
+    That is the file's error, such as a full disk, or what a signal raised while the file was written.
+    """
     recorder = _ErrorRecorder(file)
     try:
         torch.save(dict(content), cast(BinaryIO, recorder))
@@ -235,12 +238,12 @@ class _ErrorRecorder(io.RawIOBase):
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self.error: OSError | None = None
+        self.error: BaseException | None = None
 
     def write(self, data: Any) -> int:
         try:
             return self._file.write(data)
-        except OSError as error:
+        except BaseException as error:
             self.error = error
             raise
 

@@ -194,17 +194,18 @@ def side_by_side(
         for process in processes.values():
             process.start()
         nothing: tuple[int, ...] = ()
-        with progress(nothing, "epochs of both", total=2 * epochs, unit="epoch") as bar, interrupts.at_once():
+        with progress(nothing, "epochs of both", total=2 * epochs, unit="epoch") as bar:
             waiting, before = set(parts), -1
             while waiting:
                 ended = [name for name in waiting if processes[name].exitcode is not None]
                 try:  # what a process has said before it ended is there by now
                     name, held, error = results.get(timeout=POLL)
                 except queue.Empty:
-                    if ended:
-                        code = processes[ended[0]].exitcode
-                        raise InputError(f"{files.part(ended[0])}: its process ended with code {code}") from None
                     name, held, error = "", 0, ""
+                interrupts.check()  # before a process that the same signal has reached is thought to have failed
+                if ended and not name:
+                    code = processes[ended[0]].exitcode
+                    raise InputError(f"{files.part(ended[0])}: its process ended with code {code}")
                 if error:
                     raise InputError(f"{files.part(name)}: {error}")
                 memory += held
