@@ -25,12 +25,13 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train
-from benchmarks.rows import DATA_FLAGS, append_row, chosen_data, find_row, read_rows
+from benchmarks.rows import append_row, find_row, read_rows
 from models.balancers import BALANCERS
 from utils.config import ROOT, find_file, from_here, from_root, load_yaml
 from utils.flags import COMMON, IMGSZ, Flag, parse
 from utils.log import LOGGER, InputError, run_script
 from utils.report import figure_at
+from utils.splits import read_folds
 
 METHODS = (
     *("single_det", "single_view", "detached"),
@@ -48,7 +49,9 @@ FIGURES = {  # column -> place in metrics.json
 COLUMNS = (*KEYS, *FIGURES, "mean_weight_det", "mean_weight_view", "minutes", "run")
 SINGLE = ("single_det", "single_view")
 FLAGS = (
-    *DATA_FLAGS,
+    Flag("folds", "", "folder of utils.splits: each fold in turn"),
+    Flag("data", "", "dataset yaml, instead of folds"),
+    Flag("only-folds", (), "numbers of the folds to take (all)", int, nargs="+"),
     Flag("size", "n", "of the network", choices=tuple("nsmlx")),
     Flag(IMGSZ, 224, "pixels", int),
     Flag("epochs", 15, "of each training", int),
@@ -76,6 +79,17 @@ def main(options: argparse.Namespace) -> None:
                 if find_row(path, wanted) is None:
                     append_row(path, COLUMNS, wanted | training(options, wanted, path))
     print_table(read_rows(path))
+
+
+def chosen_data(options: argparse.Namespace) -> list[Path]:
+    """The dataset yamls that the options of :data:`FLAGS` name."""
+    if bool(options.folds) == bool(options.data):
+        raise InputError("--folds and --data: expected one of them")
+    yamls = read_folds(from_root(options.folds)) if options.folds else [find_file(options.data, "data", flag="--data")]
+    wrong = [number for number in options.only_folds if not 0 < number <= len(yamls)]
+    if wrong:
+        raise InputError(f"--only-folds: expected numbers from 1 to {len(yamls)}, got {wrong[0]}")
+    return [yamls[number - 1] for number in options.only_folds] or yamls
 
 
 def hyperparameters(source: str, method: str) -> dict[str, Any]:

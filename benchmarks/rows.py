@@ -2,33 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from utils.config import find_file, from_root
-from utils.flags import Flag
-from utils.log import InputError
-from utils.splits import read_folds
-
-DATA_FLAGS = (
-    Flag("folds", "", "folder of utils.splits: each fold in turn"),
-    Flag("data", "", "dataset yaml, instead of folds"),
-    Flag("only-folds", (), "numbers of the folds to take (all)", int, nargs="+"),
-)
-
-
-def chosen_data(options: argparse.Namespace) -> list[Path]:
-    """The dataset yamls that the options of :data:`DATA_FLAGS` name."""
-    if bool(options.folds) == bool(options.data):
-        raise InputError("--folds and --data: expected one of them")
-    yamls = read_folds(from_root(options.folds)) if options.folds else [find_file(options.data, "data", flag="--data")]
-    wrong = [number for number in options.only_folds if not 0 < number <= len(yamls)]
-    if wrong:
-        raise InputError(f"--only-folds: expected numbers from 1 to {len(yamls)}, got {wrong[0]}")
-    return [yamls[number - 1] for number in options.only_folds] or yamls
 
 
 def find_row(path: Path, key: dict[str, str]) -> dict[str, str] | None:
