@@ -32,7 +32,7 @@ MAY_IMPORT_MODELS = {
     for name in (
         *("engine", "evaluation", "trainer", "balancing", "runtimes", "checkpoint"),
         *("exports", "sessions", "agreement", "starting", "ensembles"),
-        *("loss", "optim", "complexity", "learner", "building"),  # they need a network's types
+        *("loss", "optim", "complexity", "learner", "building", "revalidation"),  # they need a network's types
     )
 }
 HEAVY = (
