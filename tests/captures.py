@@ -7,7 +7,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 
 from utils.sources import Frame
@@ -55,10 +54,3 @@ class FakeCapture:
 
     def release(self) -> None:
         type(self).released += 1
-
-
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> type[FakeCapture]:
-    """Have a fresh one in OpenCV's place."""
-    capture = type("Capture", (FakeCapture,), {"addresses": [], "released": 0})
-    monkeypatch.setattr(cv2, "VideoCapture", capture)
-    return capture

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from models.yolo import Network
+from tests.captures import FakeCapture
 from tests.phantoms import SHAPES, own_box, write_frame, write_yaml
 from tests.scripts import phantom_yaml, tiny_cfg
 from tests.simulated import few
@@ -51,6 +54,21 @@ def logging_as_it_was() -> Iterator[None]:
     LOGGER.handlers[:], LOGGER.propagate = [], True
     yield
     LOGGER.handlers[:], LOGGER.level, LOGGER.propagate = before
+
+
+@pytest.fixture
+def no_thread_left() -> Iterator[None]:
+    """Fails a test that leaves a thread which decodes or writes frames."""
+    yield
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("prefetch", "decode", "writer"))]
+
+
+@pytest.fixture
+def fake_capture(monkeypatch: pytest.MonkeyPatch) -> type[FakeCapture]:
+    """A fresh stand-in, in the place of OpenCV's reader of videos."""
+    capture = type("Capture", (FakeCapture,), {"addresses": [], "released": 0})
+    monkeypatch.setattr(cv2, "VideoCapture", capture)
+    return capture
 
 
 @pytest.fixture

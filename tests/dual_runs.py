@@ -40,13 +40,13 @@ def place() -> Path:
 @functools.cache
 def turns() -> Path:
     """A run whose parts took turns."""
-    return fit(place(), "turns")
+    return fit("turns")
 
 
 @functools.cache
 def parallel() -> Path:
     """The same run, in two processes."""
-    return fit(place(), "parallel", parallel=True)
+    return fit("parallel", parallel=True)
 
 
 @functools.cache
@@ -57,22 +57,23 @@ def joint() -> Path:
     return cut(Network(description, nc=4, nv=3), place() / "joint" / "weights" / "best.pt").path
 
 
-def keywords(place: Path, **changes: Any) -> dict[str, Any]:
+def keywords(**changes: Any) -> dict[str, Any]:
     """Of a two-epoch run of a tiny detector and YOLOv5n's backbone, with what ``changes`` say instead."""
+    folder = place()
     return {
-        "data": str(place / "small.yaml"), "cfg": str(place / "tiny-yolov5n.yaml"), "hyp": str(place / "hyp.yaml"),
-        "classifier": "yolov5n", "imgsz": 64, "batch_size": 8, "epochs": 2, "project": str(place / "runs"),
+        "data": str(folder / "small.yaml"), "cfg": str(folder / "tiny-yolov5n.yaml"), "hyp": str(folder / "hyp.yaml"),
+        "classifier": "yolov5n", "imgsz": 64, "batch_size": 8, "epochs": 2, "project": str(folder / "runs"),
         "noplots": True, "bootstrap": 0, "threads": 1, "workers": 0, "save_period": 1, **changes,
     }  # fmt: skip
 
 
-def fit(place: Path, name: str, **changes: Any) -> Path:
-    return train_dual_backbone.run(**keywords(place, name=name, **changes))
+def fit(name: str, **changes: Any) -> Path:
+    return train_dual_backbone.run(**keywords(name=name, **changes))
 
 
-def tiny(place: Path) -> str:
+def tiny() -> str:
     """A ``--classifier`` that is quicker than YOLOv5n."""
-    return str(place / "tiny-yolov5s.yaml")
+    return str(place() / "tiny-yolov5s.yaml")
 
 
 def content(folder: Path, part: str, file: str = "last") -> dict[str, Any]:

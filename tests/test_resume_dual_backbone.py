@@ -13,36 +13,15 @@ import torch
 
 import train
 import train_dual_backbone
-from tests import dual_runs
-from tests.dual_runs import content, equal, figures, fit, same_part, tiny
+from tests.dual_runs import content, equal, figures, fit, joint, parallel, place, same_part, tiny, turns
 from train_dual_backbone import PARTS
 from utils.checkpoint import read
 from utils.log import InputError
 
 
-@pytest.fixture(scope="module")
-def place() -> Path:
-    return dual_runs.place()
-
-
-@pytest.fixture(scope="module")
-def turns() -> Path:
-    return dual_runs.turns()
-
-
-@pytest.fixture(scope="module")
-def parallel() -> Path:
-    return dual_runs.parallel()
-
-
-@pytest.fixture(scope="module")
-def joint() -> Path:
-    return dual_runs.joint()
-
-
-def cut_run(run: Path, place: Path, name: str, parts: tuple[str, ...]) -> Path:
+def cut_run(run: Path, name: str, parts: tuple[str, ...]) -> Path:
     """A copy of a run as if it had been cut: some of its parts stand after the first epoch."""
-    folder = place / "runs" / name
+    folder = place() / "runs" / name
     shutil.copytree(run, folder)
     (folder / "metrics.json").unlink()
     for part in parts:
@@ -52,65 +31,65 @@ def cut_run(run: Path, place: Path, name: str, parts: tuple[str, ...]) -> Path:
 
 
 @pytest.mark.parametrize("parts", [("detector",), ("classifier",), PARTS, ()], ids=str)
-def test_a_run_that_was_cut_ends_as_an_uninterrupted_one(place: Path, turns: Path, parts: tuple[str, ...]) -> None:
-    folder = cut_run(turns, place, f"cut-{'-'.join(parts)}", parts)
+def test_a_run_that_was_cut_ends_as_an_uninterrupted_one(parts: tuple[str, ...]) -> None:
+    folder = cut_run(turns(), f"cut-{'-'.join(parts)}", parts)
     assert train_dual_backbone.run(resume=str(folder / "weights" / "last.pt")) == folder
-    assert figures(folder) == figures(turns)
+    assert figures(folder) == figures(turns())
     for part in PARTS:
-        assert equal(content(folder, part)["network"], content(turns, part)["network"])
+        assert equal(content(folder, part)["network"], content(turns(), part)["network"])
     for file in ("best", "last"):
-        expected, got = (read(run / "weights" / f"{file}.pt").content for run in (turns, folder))
+        expected, got = (read(run / "weights" / f"{file}.pt").content for run in (turns(), folder))
         assert equal(got["ema"], expected["ema"]) and got["epochs"] == expected["epochs"]
-    expected, got = (json.loads((run / "metrics.json").read_text()) for run in (turns, folder))
+    expected, got = (json.loads((run / "metrics.json").read_text()) for run in (turns(), folder))
     assert [got[key] for key in ("map50", "f1", "view", "loss")] == [
         expected[key] for key in ("map50", "f1", "view", "loss")
     ]
     assert got["settings"]["best_epoch"] == expected["settings"]["best_epoch"]
 
 
-def test_a_run_in_two_processes_that_was_cut_ends_as_an_uninterrupted_one(place: Path, parallel: Path) -> None:
-    folder = cut_run(parallel, place, "cut-parallel", ("classifier",))  # the other process is not needed
+def test_a_run_in_two_processes_that_was_cut_ends_as_an_uninterrupted_one() -> None:
+    folder = cut_run(parallel(), "cut-parallel", ("classifier",))  # the other process is not needed
     assert train_dual_backbone.run(resume=str(folder / "weights" / "last.pt")) == folder
-    assert figures(folder) == figures(parallel)
+    assert figures(folder) == figures(parallel())
     for part in PARTS:
-        assert same_part(folder, parallel, part)
+        assert same_part(folder, parallel(), part)
 
 
-def test_a_part_whose_checkpoint_is_damaged_goes_on_from_the_save_before_it(place: Path, turns: Path) -> None:
-    folder = cut_run(turns, place, "damaged", ("detector",))
+def test_a_part_whose_checkpoint_is_damaged_goes_on_from_the_save_before_it() -> None:
+    folder = cut_run(turns(), "damaged", ("detector",))
     weights = folder / "detector" / "weights"
     (weights / "last_previous.pt").write_bytes((weights / "last.pt").read_bytes())
     (weights / "last.pt").write_bytes((weights / "last.pt").read_bytes()[:-100])
     assert train_dual_backbone.run(resume=str(folder / "weights" / "last.pt")) == folder
-    assert figures(folder) == figures(turns)
-    assert equal(content(folder, "detector")["network"], content(turns, "detector")["network"])
+    assert figures(folder) == figures(turns())
+    assert equal(content(folder, "detector")["network"], content(turns(), "detector")["network"])
 
 
-def test_layers_that_are_frozen_stay_so_when_a_run_goes_on(place: Path) -> None:
-    folder = fit(place, "frozen", classifier=tiny(place), freeze=[3])
+def test_layers_that_are_frozen_stay_so_when_a_run_goes_on() -> None:
+    folder = fit("frozen", classifier=tiny(), freeze=[3])
     kept = {
         name: tensor
         for name, tensor in content(folder, "detector")["network"].items()
         if int(name.split(".")[1]) < 3 and name.endswith(("weight", "bias"))
     }
-    again = cut_run(folder, place, "frozen-cut", ("detector",))
+    again = cut_run(folder, "frozen-cut", ("detector",))
     train_dual_backbone.run(resume=str(again / "weights" / "last.pt"))
     state = content(again, "detector")["network"]
     assert kept and all(torch.equal(state[name], tensor) for name, tensor in kept.items())
     assert equal(state, content(folder, "detector")["network"])
 
 
-def test_each_script_names_the_other_for_the_runs_of_the_other(turns: Path, joint: Path) -> None:
-    last = joint.with_name("last.pt")
-    last.write_bytes(joint.read_bytes())
+def test_each_script_names_the_other_for_the_runs_of_the_other() -> None:
+    last = joint().with_name("last.pt")
+    last.write_bytes(joint().read_bytes())
     goes_on: list[tuple[Callable[..., Path], Path, str]] = [
-        (train.run, turns / "weights" / "last.pt", "train_dual_backbone.py --resume goes on with"),
+        (train.run, turns() / "weights" / "last.pt", "train_dual_backbone.py --resume goes on with"),
         (train_dual_backbone.run, last, "train.py --resume goes on with"),
-        (train.run, turns / "detector" / "weights" / "last.pt", "that of one of its two networks"),
-        (train_dual_backbone.run, turns / "classifier" / "weights" / "last.pt", "that of one of its two networks"),
-        (train_dual_backbone.run, turns / "weights" / "last.pt", "its training is finished"),
-        (train_dual_backbone.run, turns / "weights" / "best.pt", "got a stripped one"),
-        (train_dual_backbone.run, turns / "weights" / "epoch0.pt", r"epoch0\.pt: expected last\.pt of a run of two"),
+        (train.run, turns() / "detector" / "weights" / "last.pt", "that of one of its two networks"),
+        (train_dual_backbone.run, turns() / "classifier" / "weights" / "last.pt", "that of one of its two networks"),
+        (train_dual_backbone.run, turns() / "weights" / "last.pt", "its training is finished"),
+        (train_dual_backbone.run, turns() / "weights" / "best.pt", "got a stripped one"),
+        (train_dual_backbone.run, turns() / "weights" / "epoch0.pt", r"epoch0\.pt: expected last\.pt of a run of two"),
     ]
     for script, path, words in goes_on:
         with pytest.raises(InputError, match=words) as caught:
@@ -119,15 +98,15 @@ def test_each_script_names_the_other_for_the_runs_of_the_other(turns: Path, join
 
 
 def test_a_new_run_in_the_folder_of_an_old_one_does_not_begin_with_its_weights(
-    place: Path, turns: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    shutil.copytree(turns, place / "runs" / "again")
+    folder = place() / "runs" / "again"
+    shutil.copytree(turns(), folder)
 
     def look(*_: Any) -> int:
-        left = sorted(path.relative_to(place / "runs" / "again").as_posix() for path in
-                      (place / "runs" / "again").rglob("*st.pt"))  # fmt: skip
+        left = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*st.pt"))
         raise InputError(f"found {left}")
 
     monkeypatch.setattr(train_dual_backbone, "side_by_side", look)
     with pytest.raises(InputError, match=r"found \[\]"):
-        fit(place, "again", exist_ok=True, parallel=True)
+        fit("again", exist_ok=True, parallel=True)

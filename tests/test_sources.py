@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.captures import FakeCapture, shown_numbers, stand_in, write_video
+from tests.captures import FakeCapture, shown_numbers, write_video
 from tests.dicoms import loop, write_dicom
 from tests.phantoms import GREEN, encode, picture, write_image
 from utils import sources
@@ -24,22 +24,7 @@ from utils.log import InputError
 from utils.regions import COLOUR, FLAT, Area, Region
 from utils.sources import DECODERS, frame_of, open_source, prefetch
 
-
-@pytest.fixture(autouse=True)
-def no_thread_left() -> Iterator[None]:
-    yield
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("prefetch", "decode"))]
-
-
-@pytest.fixture
-def warnings(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    monkeypatch.setattr(logging.getLogger("echo"), "propagate", True)  # another test may have set logging up
-    return caplog
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeCapture]:
-    return stand_in(monkeypatch)
+pytestmark = pytest.mark.usefixtures("no_thread_left")
 
 
 # --- files, folders, globs, lists ------------------------------------------------------------------------------------
@@ -67,7 +52,7 @@ def test_a_folder_gives_images_and_videos_in_natural_order_not_its_subfolders(tm
 
 
 def test_a_list_reads_in_its_own_order_relative_to_its_own_folder(
-    tmp_path: Path, warnings: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     near, far = write_image(tmp_path / "lists" / "near.png"), write_image(tmp_path / "far away" / "far.png")
     write_video(tmp_path / "lists" / "clip.avi", 2)
@@ -85,7 +70,7 @@ def test_a_list_reads_in_its_own_order_relative_to_its_own_folder(
     ]
     assert next(iter(source)).path == near
     assert source.total == 5
-    assert [record.getMessage() for record in warnings.records if "repeat" in record.getMessage()] == [
+    assert [record.getMessage() for record in caplog.records if "repeat" in record.getMessage()] == [
         f"{listing}: 1 of 5 entries repeat an earlier one and are left out"
     ]
 
@@ -130,7 +115,7 @@ def test_an_entry_that_no_file_has_is_told_in_a_short_printable_line(tmp_path: P
     assert len(str(caught.value)) < 1000 and str(caught.value).isprintable()
 
 
-def test_bad_entries_of_a_list_are_skipped_and_told_once(tmp_path: Path, warnings: pytest.LogCaptureFixture) -> None:
+def test_bad_entries_of_a_list_are_skipped_and_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_image(tmp_path / "good.png")
     listing = tmp_path / "some.txt"
     listing.write_text("gone.png\ngood.png\ngone.png\nnotes.csv\nhttp://nowhere.invalid/a.png\ngood.png\n")
@@ -139,10 +124,10 @@ def test_bad_entries_of_a_list_are_skipped_and_told_once(tmp_path: Path, warning
     assert len(source.problems) == 3
     for problem, word in zip(source.problems, ["gone.png", "notes.csv", "nowhere.invalid"], strict=True):
         assert word in problem
-    assert sum("gone.png" in record.getMessage() for record in warnings.records) == 1
+    assert sum("gone.png" in record.getMessage() for record in caplog.records) == 1
 
 
-def test_a_broken_file_in_a_folder_is_skipped(tmp_path: Path, warnings: pytest.LogCaptureFixture) -> None:
+def test_a_broken_file_in_a_folder_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("1.png", "3.png"):
         write_image(tmp_path / name)
     (tmp_path / "2.png").write_bytes(b"")
@@ -153,7 +138,7 @@ def test_a_broken_file_in_a_folder_is_skipped(tmp_path: Path, warnings: pytest.L
     for _ in range(2):  # a second reading does not repeat the problems
         assert [frame.path.name for frame in source] == ["1.png", "3.png"]
         assert [Path(problem.split(":")[0]).name for problem in source.problems] == ["2.png", "4.mp4", "5.png"]
-    assert {record.levelno for record in warnings.records} == {logging.WARNING}
+    assert {record.levelno for record in caplog.records} == {logging.WARNING}
 
 
 def test_when_every_file_is_broken_the_end_is_an_input_error(tmp_path: Path) -> None:
@@ -191,14 +176,14 @@ def test_what_cannot_be_a_source_is_told_at_once(tmp_path: Path) -> None:
 # --- decoding ahead --------------------------------------------------------------------------------------------------
 
 
-def test_leaving_early_stops_the_thread_and_releases_the_video(tmp_path: Path, fake: type[FakeCapture]) -> None:
-    fake.frames = 10_000
+def test_leaving_early_stops_the_thread_and_releases_the_video(tmp_path: Path, fake_capture: type[FakeCapture]) -> None:
+    fake_capture.frames = 10_000
     (tmp_path / "clip.mp4").write_bytes(b"x")
     for frame in open_source(str(tmp_path / "clip.mp4")):
         if frame.number == 5:
             break
     assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
-    assert fake.released == 1
+    assert fake_capture.released == 1
 
 
 def test_prefetch_takes_depth_items_ahead_and_no_more() -> None:

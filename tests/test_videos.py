@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import struct
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from tests.captures import FakeCapture, shown_numbers, stand_in, write_video
+from tests.captures import FakeCapture, shown_numbers, write_video
 from utils import videos
 from utils.log import InputError
 from utils.sources import open_source
 from utils.videos import promised_frames, read_video
 
-
-@pytest.fixture(autouse=True)
-def no_thread_left() -> Iterator[None]:
-    yield
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("prefetch", "decode"))]
-
-
-@pytest.fixture
-def warnings(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    monkeypatch.setattr(logging.getLogger("echo"), "propagate", True)  # another test may have set logging up
-    return caplog
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeCapture]:
-    return stand_in(monkeypatch)
+pytestmark = pytest.mark.usefixtures("no_thread_left")
 
 
 def test_frames_come_with_their_numbers_and_what_the_header_says(tmp_path: Path) -> None:
@@ -68,7 +51,7 @@ def test_frames_larger_than_any_are_refused_before_one_is_decoded(
 
 
 def test_a_name_that_is_no_text_is_a_line_like_other_unreadable_files(
-    tmp_path: Path, fake: type[FakeCapture], warnings: pytest.LogCaptureFixture
+    tmp_path: Path, fake_capture: type[FakeCapture], caplog: pytest.LogCaptureFixture
 ) -> None:
     """OpenCV would end the process, so a stand-in tells whether it is asked."""
     odd = tmp_path / os.fsdecode(b"v\xe9.avi")
@@ -77,9 +60,9 @@ def test_a_name_that_is_no_text_is_a_line_like_other_unreadable_files(
     assert promised_frames(odd) == 0
     source = open_source(str(tmp_path))
     assert {frame.path.name for frame in source} == {"w.avi"}
-    assert fake.addresses == [str(tmp_path / "w.avi")]
+    assert fake_capture.addresses == [str(tmp_path / "w.avi")]
     said = f"{tmp_path}/v\\udce9.avi: a path in UTF-8 expected, as OpenCV opens no other video, other bytes came"
-    assert source.problems == [said] and [record.getMessage() for record in warnings.records] == [f"skipped {said}"]
+    assert source.problems == [said] and [record.getMessage() for record in caplog.records] == [f"skipped {said}"]
     with pytest.raises(InputError, match=r"rtsp://host/.*: a path in UTF-8 expected"):
         list(open_source("rtsp://host/\udce9"))
 
@@ -155,27 +138,27 @@ def test_videos_without_frames(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("promised", [-1.0, 0.0, 3.0, 25.0, 26.0, -9.2e18, 9.2e18, float("nan")])
 def test_the_promised_number_of_frames_is_never_trusted(
-    tmp_path: Path, fake: type[FakeCapture], warnings: pytest.LogCaptureFixture, promised: float
+    tmp_path: Path, fake_capture: type[FakeCapture], caplog: pytest.LogCaptureFixture, promised: float
 ) -> None:
-    fake.promised = promised
+    fake_capture.promised = promised
     (tmp_path / "clip.mp4").write_bytes(b"x")
     source = open_source(str(tmp_path / "clip.mp4"))
     assert [frame.number for frame in source] == list(range(20))
     assert source.total == (int(promised) if promised in (3.0, 25.0, 26.0) else None)
-    told = [record.getMessage() for record in warnings.records]
+    told = [record.getMessage() for record in caplog.records]
     path = tmp_path / "clip.mp4"
     assert told == ([f"{path}: ends after 20 frames, its header promises 26"] if promised == 26 else [])
-    assert len(fake.addresses) == fake.released == 2
+    assert len(fake_capture.addresses) == fake_capture.released == 2
 
 
-def test_a_damaged_frame_does_not_end_a_video(tmp_path: Path, fake: type[FakeCapture]) -> None:
-    fake.damaged = frozenset({1, 2})
-    fake.fps = float("nan")
+def test_a_damaged_frame_does_not_end_a_video(tmp_path: Path, fake_capture: type[FakeCapture]) -> None:
+    fake_capture.damaged = frozenset({1, 2})
+    fake_capture.fps = float("nan")
     (tmp_path / "clip.mp4").write_bytes(b"x")
     frames = list(open_source(str(tmp_path / "clip.mp4")))
     assert [frame.number for frame in frames] == [0, *range(3, 20)]
     assert frames[0].fps is None
-    fake.damaged = frozenset(range(20))
+    fake_capture.damaged = frozenset(range(20))
     with pytest.raises(InputError, match="without frames"):
         list(open_source(str(tmp_path / "clip.mp4")))
 
@@ -193,24 +176,24 @@ def test_a_damaged_frame_does_not_end_a_video(tmp_path: Path, fake: type[FakeCap
         ("tcp://host:99", None, "tcp_host_99"),
     ],
 )
-def test_a_live_source(fake: type[FakeCapture], source: str, address: int | None, name: str) -> None:
+def test_a_live_source(fake_capture: type[FakeCapture], source: str, address: int | None, name: str) -> None:
     live = open_source(source, vid_stride=3)
     assert live.live and live.total is None
-    assert fake.addresses == []  # nothing is opened before the first frame is asked for
+    assert fake_capture.addresses == []  # nothing is opened before the first frame is asked for
     frames = iter(live)
     first, second = next(frames), next(frames)
-    assert fake.addresses == [source if address is None else address]
+    assert fake_capture.addresses == [source if address is None else address]
     assert (first.path, first.number, first.total, first.fps) == (Path(name), 0, None, 30.0)
     assert second.number == 3 and second.image[0, 0].tolist() == [3, 0, 0]
     assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
     assert [frame.number for frame in frames] == [6, 9, 12, 15, 18]  # it ends when no frame comes
-    assert fake.released == 1
+    assert fake_capture.released == 1
 
 
 def test_a_live_source_that_cannot_be_opened(
-    tmp_path: Path, fake: type[FakeCapture], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, fake_capture: type[FakeCapture], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake.opened = False
+    fake_capture.opened = False
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError) as caught:
         list(open_source("rtsp://user:secret@host/live"))
@@ -218,20 +201,20 @@ def test_a_live_source_that_cannot_be_opened(
     (tmp_path / "1042").mkdir()
     with pytest.raises(InputError, match=r"camera1042: .*give \./1042"):
         list(open_source("1042"))
-    fake.opened, fake.frames = True, 0
+    fake_capture.opened, fake_capture.frames = True, 0
     with pytest.raises(InputError, match=r"camera0: .*without frames"):
         list(open_source("0"))
 
 
-def test_opencv_errors_in_a_video_are_input_errors(tmp_path: Path, fake: type[FakeCapture]) -> None:
+def test_opencv_errors_in_a_video_are_input_errors(tmp_path: Path, fake_capture: type[FakeCapture]) -> None:
     def refuse(self: FakeCapture) -> bool:
         raise cv2.error("out of\n memory")
 
-    fake.grab = refuse  # type: ignore[method-assign]
+    fake_capture.grab = refuse  # type: ignore[method-assign]
     (tmp_path / "clip.mp4").write_bytes(b"x")
     with pytest.raises(InputError, match=r"clip\.mp4: .*out of memory"):
         list(open_source(str(tmp_path / "clip.mp4")))
-    assert fake.released == 1
+    assert fake_capture.released == 1
 
 
 def test_a_camera_number_past_every_limit_is_an_input_error() -> None:

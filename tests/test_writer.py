@@ -7,7 +7,6 @@ import csv
 import os
 import pickle
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,7 @@ from utils.predict import Prediction
 from utils.sources import Frame
 from utils.writer import BackgroundWriter, Video, Writer, writable_rate
 
-
-@pytest.fixture(autouse=True)
-def no_thread_left() -> Iterator[None]:
-    yield
-    assert not [thread for thread in threading.enumerate() if thread.name == "writer"]
+pytestmark = pytest.mark.usefixtures("no_thread_left")
 
 
 def options(*arguments: str) -> argparse.Namespace:
