@@ -291,3 +291,12 @@ def test_what_was_compared_where_is_said(tmp_path: Path) -> None:
     first, _, confidence, _ = said([unnamed], evaluator_on(tmp_path))
     assert first.startswith("small.yaml, val: 48 frames, 48 boxes")
     assert confidence.endswith("best on: validation in training, which is this part and flatters")
+
+
+def test_nothing_is_said_of_chance_where_no_view_is_learned(place: Path, tmp_path: Path) -> None:
+    runs = opened_as(run_of(tmp_path / "a", "detector"), run_of(tmp_path / "b", "detector"))
+    evaluator = evaluator_on(place)
+    found = compared(revalidated(runs, evaluator), evaluator)
+    assert found.setting[0].endswith(" boxes") and not set(OF_VIEWS) & set(found.runs[0].figures)
+    beside_one = said([validated("detector", views=False), validated("joint")], evaluator)
+    assert beside_one[0].endswith("; chance for 3 views is a loss of 1.0986")

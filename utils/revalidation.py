@@ -238,11 +238,12 @@ def said(runs: Sequence[Validated], evaluator: Evaluator) -> list[str]:
     first = runs[0].outcomes
     flatters = ", which is this part and flatters" if evaluator.split == "val" else ""
     patients = f" of {len(set(first.patients))} patients" if first.patients else ""
-    views = f"; chance for {len(first.view_names)} views is a loss of {math.log(len(first.view_names)):.4f}"
+    nv = max(len(one.outcomes.view_names) for one in runs)  # a detector alone may come first
+    views = f"; chance for {nv} views is a loss of {math.log(nv):.4f}" if nv else ""
     sources = dict.fromkeys(one.settings["confidence_from"] for one in runs)
     return [
         f"{Path(runs[0].settings['data']).name}, {evaluator.split}: {len(first)} frames{patients}, "
-        f"{len(first.labelled)} boxes" + (views if first.view_names else ""),
+        f"{len(first.labelled)} boxes{views}",
         f"{evaluator.which}.pt of each run, on {evaluator.compute}",
         f"P, R and F1 at the confidence (conf) that is best on: {', '.join(sources)}{flatters}",
         f"Losses of all with the gains of {evaluator.gains}, without smoothing; the view's is its log loss",
