@@ -151,9 +151,10 @@ def train_part(name: str, folder: Path, stored: Mapping[str, Any]) -> None:
     options = argparse.Namespace(**{**stored, "typed": frozenset(stored["typed"])})
     whole = folder.parent / "weights" / "last.pt"
     options.threads = options.threads or max(cores() // 2, 1)
-    setting = prepared(options, read_or_predecessor(whole) if whole.is_file() else None)
     with Interrupts() as interrupts:
-        task = open_task(setting, name, folder, interrupts)
+        with interrupts.at_once():
+            setting = prepared(options, read_or_predecessor(whole) if whole.is_file() else None)
+            task = open_task(setting, name, folder, interrupts)
         with task.stream:
             task.training.begin()
         while not task.training.done:

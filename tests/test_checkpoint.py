@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import pickle
+import signal
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -137,26 +138,33 @@ def test_a_full_disk_is_told_as_that_and_leaves_the_earlier_checkpoint(
 @pytest.mark.parametrize(
     "cause", [Interrupted(15), KeyboardInterrupt(), SystemExit(1)], ids=lambda it: type(it).__name__
 )
-def test_a_signal_while_a_checkpoint_is_written_comes_out_as_what_it_raised(
+def test_a_signal_while_a_checkpoint_is_written_comes_out_as_what_its_handler_raises(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: BaseException, after: int
 ) -> None:
-    class Cut(io.BytesIO):
+    class Interrupting(io.BytesIO):
         def write(self, data: Any) -> int:
             if self.tell() >= after:
-                raise cause
+                signal.raise_signal(signal.SIGUSR1)
             return super().write(data)
+
+    def handler(*_: object) -> None:
+        raise cause
 
     path = tmp_path / "a.pt"
     checkpoint.save(path, content(network()))
     before = path.read_bytes()
 
-    def fdopen(handle: int, mode: str) -> Cut:
+    def fdopen(handle: int, mode: str) -> Interrupting:
         os.close(handle)
-        return Cut()
+        return Interrupting()
 
     monkeypatch.setattr(files.os, "fdopen", fdopen)
-    with pytest.raises(type(cause)):
-        checkpoint.save(path, content(network()), keep=True)
+    usual = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with pytest.raises(type(cause)):
+            checkpoint.save(path, content(network()), keep=True)
+    finally:
+        signal.signal(signal.SIGUSR1, usual)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 

@@ -6,12 +6,16 @@ import argparse
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 from utils import interrupt
-from utils.interrupt import SIGNALS, Interrupts
+from utils.config import ROOT
+from utils.interrupt import SIGNALS, Interrupts, held_back
 from utils.log import Interrupted, run_script
 
 OPTIONS = argparse.Namespace(traceback=False)
@@ -86,6 +90,66 @@ def test_a_second_ctrl_c_ends_at_once_unless_it_is_the_first_one_passed_on(
         monkeypatch.setattr(interrupt, "PATIENCE", -1.0)
         with pytest.raises(KeyboardInterrupt):
             send(signal.SIGINT)
+
+
+def test_held_back_all_signals_wait_for_the_end_and_none_is_lost() -> None:
+    class FirstError(Exception):
+        pass
+
+    def first(*_: object) -> None:
+        raise FirstError
+
+    before, done = signal.signal(signal.SIGUSR1, first), []
+    try:
+        with Interrupts() as interrupts:
+            with pytest.raises(FirstError), held_back():
+                send(signal.SIGUSR1)
+                send(signal.SIGTERM)
+                done.append(interrupts.signal)
+            assert done == [0] and interrupts.signal == signal.SIGTERM
+            assert signal.getsignal(signal.SIGUSR1) is first
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_held_back_an_error_of_the_work_comes_out_and_handlers_are_put_back() -> None:
+    handlers = [signal.getsignal(number) for number in SIGNALS]
+    with pytest.raises(ZeroDivisionError), held_back():
+        _ = 1 / 0
+    assert [signal.getsignal(number) for number in SIGNALS] == handlers
+
+
+def test_held_back_in_another_thread_the_work_is_done() -> None:
+    done: list[int] = []
+
+    def work() -> None:
+        with held_back():
+            done.append(1)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done == [1]
+
+
+def test_interrupted_is_not_taken_for_an_error_by_who_catches_those() -> None:
+    assert not issubclass(Interrupted, Exception)
+
+
+def test_a_process_that_stands_apart_is_not_reached_by_what_its_group_is_sent(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, sys, time; sys.path.insert(0, sys.argv[1]); from utils.interrupt import stand_apart\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    stand_apart(); open(sys.argv[2], 'w').close(); time.sleep(60); os._exit(7)\n"
+        "while not os.path.exists(sys.argv[2]): time.sleep(0.01)\n"
+        "for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, signal.SIG_IGN)\n"
+        "os.killpg(0, signal.SIGTERM); os.killpg(0, signal.SIGINT); os.kill(child, signal.SIGINT)\n"
+        "time.sleep(0.2); print(os.waitpid(child, os.WNOHANG)[0]); os.kill(child, signal.SIGKILL)\n"
+    )
+    command = [sys.executable, "-c", program, str(ROOT), str(tmp_path / "ready")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, start_new_session=True)
+    assert done.stdout == "0\n"  # it goes on
 
 
 def test_handlers_are_put_back_also_after_an_error() -> None:

@@ -89,6 +89,27 @@ def test_a_signal_in_the_validation_loses_no_step(place: Path, whole: Path, monk
     assert_same_run(whole, run)
 
 
+def test_what_fails_because_of_a_signal_is_no_fault_and_is_not_saved(
+    place: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Training._after_step
+
+    def after(self: Training, progress: Any) -> None:
+        original(self, progress)
+        if self._learner.running_mean.updates == STEPS + 2:
+            signal.raise_signal(signal.SIGTERM)
+            raise RuntimeError("DataLoader worker is killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_after_step", after)
+        with pytest.raises(Interrupted, match=r"python train\.py --resume .*last\.pt"):
+            train.run(**keywords(place, "broken"))
+    last = place / "runs" / "broken" / "weights" / "last.pt"
+    assert checkpoint.read(last).content["updates"] == STEPS
+    train.run(resume=str(last))
+    assert_same_run(whole, place / "runs" / "broken")
+
+
 def test_a_killed_process_goes_on_from_the_last_save_between_epochs(place: Path, whole: Path) -> None:
     run, log = place / "runs" / "killed", place / "killed.txt"
     process = started("train.py", *typed(place, "killed", save_steps=2), log=log)
@@ -111,6 +132,18 @@ def test_the_user_is_told_in_one_line_how_to_go_on(place: Path, number: int, cod
     errors = [line for line in log.read_text().replace("\r", "\n").splitlines() if line.startswith("ERROR")]
     assert len(errors) == 1 and f"go on with: python train.py --resume {run / 'weights' / 'last.pt'}" in errors[0]
     assert "Traceback" not in log.read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_of_a_training_with_loaders_of_its_own_loses_no_step(
+    place: Path, number: int
+) -> None:
+    run, log = place / "runs" / f"loaders{number}", place / f"loaders{number}.txt"
+    process = started("train.py", *typed(place, run.name, epochs=500, cache="none", workers=2), log=log)
+    wait_for(lambda: steps(run) >= STEPS + 2, process)
+    assert kill(process, number) == 128 + number, log.read_text()[-2000:]
+    assert f"--resume {run / 'weights' / 'last.pt'}" in log.read_text()
+    assert checkpoint.read(run / "weights" / "last.pt").content["updates"] == steps(run)
 
 
 @pytest.mark.parametrize("parallel", [False, True], ids=["turns", "parallel"])

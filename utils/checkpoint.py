@@ -23,6 +23,7 @@ from models.yolo import LAYERS, unmatched
 from utils.archive import read_archive
 from utils.config import Hyperparameters, hyperparameters_from, name_fault
 from utils.files import write_whole
+from utils.interrupt import held_back
 from utils.log import InputError, printable, shown
 
 FORMAT = 1
@@ -220,13 +221,14 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _save_into(file: BinaryIO, content: Mapping[str, Any]) -> None:
-    """``torch.save``, which raises a RuntimeError of its own when a write is cut off: here the cause comes out.
+    """``torch.save``, which on a full disk raises a RuntimeError of its own: here the file's error comes out.
 
-    That is the file's error, such as a full disk, or what a signal raised while the file was written.
+    What a signal's handler raises within it would be lost in the same way, or end the process: signals wait.
     """
     recorder = _ErrorRecorder(file)
     try:
-        torch.save(dict(content), cast(BinaryIO, recorder))
+        with held_back():
+            torch.save(dict(content), cast(BinaryIO, recorder))
     except RuntimeError as error:
         if recorder.error is None:
             raise
@@ -238,12 +240,12 @@ class _ErrorRecorder(io.RawIOBase):
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self.error: BaseException | None = None
+        self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
         try:
             return self._file.write(data)
-        except BaseException as error:
+        except OSError as error:
             self.error = error
             raise
 

@@ -25,6 +25,7 @@ from utils.devices import cores
 from utils.file_cache import Kind, collection_paused, file_states, remembered
 from utils.frames import FrameStore
 from utils.groups import clips, in_clip_order, patients
+from utils.interrupt import stand_apart
 from utils.labels import UNLABELLED, Label, Problem, label_path, read_label
 from utils.letterbox import Geometry, Image, fit, pad, padded
 from utils.log import LOGGER, InputError, progress
@@ -282,9 +283,14 @@ def build_loader(
         collate_fn=collate,
         pin_memory=pin,
         persistent_workers=workers > 0,
+        worker_init_fn=_begin_worker,  # whose death by a signal of the group's would end the main process in mid-step
         # workers are seeded from this, not from the global generator, whose state a resumed run must find again
         generator=torch.Generator().manual_seed(seed),
     )
+
+
+def _begin_worker(_: int) -> None:
+    stand_apart()
 
 
 def prepare(config: DatasetConfig) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -14,6 +15,41 @@ from utils.log import LOGGER, Interrupted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE = 1.0  # seconds after which another Ctrl-C is meant as one; a launcher passes the first on at once
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Within, no signal's handler is called; those of the signals that came are called at the end, in their order.
+
+    For calls into libraries that lose an exception which a handler raises within them, or end the process by it.
+    Outside the main thread, where Python calls no handlers, nothing is done.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    with contextlib.ExitStack() as after:
+        after.callback(_raise_all, came)
+        for number in signal.valid_signals():
+            handler = signal.getsignal(number)
+            if callable(handler):
+                after.callback(signal.signal, number, handler)
+                signal.signal(number, lambda number, _: came.append(number))
+        yield
+
+
+def _raise_all(numbers: Sequence[int]) -> None:
+    """Let this process be sent signals, also those that come after one whose handler raises."""
+    with contextlib.ExitStack() as waiting:
+        for number in reversed(numbers):
+            waiting.callback(signal.raise_signal, number)
+
+
+def stand_apart() -> None:
+    """Leave a Ctrl-C, and what is sent to all of a process group, to the parent: for processes that it ends itself."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgid"):  # not Windows
+        os.setpgid(0, 0)
 
 
 class Interrupts:

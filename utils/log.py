@@ -31,8 +31,10 @@ class InputError(Exception):
     """
 
 
-class Interrupted(Exception):
+class Interrupted(BaseException):
     """A signal asked the program to end, and nothing was lost.
+
+    No ``Exception``, as KeyboardInterrupt is none: libraries catch those and say something else instead.
 
     Attributes:
         signal: its number; a shell sees 128 more than it as the exit code.

@@ -116,6 +116,11 @@ class Training:
             self._keep_time()
             self._save(progress=self._progress)
             raise
+        except RuntimeError as error:
+            # the same signal has ended a loader's process, or another one that trains: this step is not to be saved
+            if not self._interrupts.signal:
+                raise
+            raise Interrupted(self._interrupts.signal) from error
         if progress.skipped:
             LOGGER.warning("epoch %d: %d steps skipped, their gradient was not finite", epoch + 1, progress.skipped)
         learner.balancer.end_epoch()
