@@ -9,6 +9,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import psutil
@@ -227,6 +228,46 @@ def test_two_starts_at_once_share_one_cache(files: list[Path], cache: Path, monk
         stores = list(pool.map(lambda _: FrameStore(files, SIZE, "disk"), range(2)))
     assert len(list(cache.iterdir())) == 1
     np.testing.assert_array_equal(stores[0][3], stores[1][3])
+
+
+def test_what_another_start_has_put_in_place_meanwhile_stays(
+    files: list[Path], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = frames._read_cache
+    others: list[tuple[FrameStore, int]] = []
+
+    def before_another(folder: Path) -> Any:
+        found = read(folder)
+        if not others:  # the first has looked and found no cache
+            monkeypatch.setattr(frames, "_read_cache", read)
+            store = FrameStore(files, SIZE, "disk")
+            others.append((store, (folder / "frames.bin").stat().st_ino))
+        return found
+
+    monkeypatch.setattr(frames, "_read_cache", before_another)
+    store = FrameStore(files, SIZE, "disk")
+    (folder,) = cache.iterdir()
+    assert (folder / "frames.bin").stat().st_ino == others[0][1]
+    np.testing.assert_array_equal(store[3], others[0][0][3])
+
+
+def test_a_cache_that_another_start_removes_at_once_is_done_without(
+    files: list[Path], cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = files[1].with_name("bad.png")
+    bad.write_bytes(b"not an image")
+    read = frames._read_cache
+
+    def removed(folder: Path) -> Any:
+        file_cache.remove(folder)
+        return read(folder)
+
+    monkeypatch.setattr(frames, "_read_cache", removed)
+    store = FrameStore([*files, bad], SIZE, "disk")
+    assert store.mode == "none" and store.originals == [*SHAPES, None]
+    assert [problem.path for problem in store.problems] == [bad]
+    np.testing.assert_array_equal(store[3], resize(read_image(files[3]), SIZE))
+    assert "the cache was removed by another start: frames are decoded each time" in caplog.text
 
 
 @pytest.mark.parametrize("mode", CACHE_MODES)

@@ -201,7 +201,7 @@ def prune(newest: Path, unused_days: float = UNUSED_DAYS, most_bytes: int = MOST
     for used, size, entry in sorted(found):
         # a draft is another start's at work, unless it is old
         unwanted = used < oldest or (total > most_bytes and not entry.name.startswith(("draft-", ".")))
-        if unwanted and _remove(entry):
+        if unwanted and remove(entry):
             removed.append(entry.name)
             total, freed = total - size, freed + size
     if removed:
@@ -229,7 +229,7 @@ def _use(entry: Path) -> tuple[float, int]:
     return used, size
 
 
-def _remove(entry: Path) -> bool:
+def remove(entry: Path) -> bool:
     """Remove an entry at once or, where the system does not allow it, not at all: no start may find a part of it."""
     try:
         if entry.is_dir():

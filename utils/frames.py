@@ -23,7 +23,7 @@ import psutil
 
 from utils import images
 from utils.config import ROOT
-from utils.file_cache import Kind, file_states, prune, remembered, touch
+from utils.file_cache import Kind, file_states, prune, remembered, remove, touch
 from utils.images import read_image
 from utils.labels import Problem
 from utils.letterbox import Image, resize
@@ -127,7 +127,6 @@ class FrameStore:
         folder = CACHE_FOLDER / self._key()
         opened = _read_cache(folder)
         if opened is None:
-            shutil.rmtree(folder, ignore_errors=True)
             try:
                 CACHE_FOLDER.mkdir(parents=True, exist_ok=True)
                 draft = Path(tempfile.mkdtemp(dir=CACHE_FOLDER, prefix="draft-"))
@@ -137,7 +136,11 @@ class FrameStore:
                 return
             self._write_disk(draft, folder, description)
             opened = _read_cache(folder)
-            assert opened is not None
+            if opened is None:  # another start has removed it, to make room for its own or for one it took for damaged
+                LOGGER.warning("%s: the cache was removed by another start: frames are decoded each time", folder)
+                self.mode = "none"
+                self.problems.clear()  # they are found again with the sizes
+                return
             prune(folder)
         touch(folder)
         record, self._disk = opened
@@ -159,11 +162,7 @@ class FrameStore:
             problems = [(str(problem.path), problem.rule, problem.action) for problem in self.problems]
             record = {"index": index, "originals": originals, "problems": problems, "bytes": offset}
             (draft / "index.json").write_text(json.dumps(record), encoding="utf-8")
-            try:
-                draft.rename(folder)
-            except OSError:
-                if not folder.is_dir():  # another start has written the same frames meanwhile: use those
-                    raise
+            _into_place(draft, folder)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
@@ -214,6 +213,25 @@ def _read_cache(folder: Path) -> tuple[dict[str, Any], np.memmap | None] | None:
         return record, np.memmap(folder / "frames.bin", np.uint8, mode="r") if record["bytes"] else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _into_place(draft: Path, folder: Path) -> None:
+    """Give a whole cache its name; another start's whole one of the same frames stays, a damaged one gives way.
+
+    Only what was read here as damaged is removed, and not before there is one to take its place: what another start
+    puts in place meanwhile may be in use already.
+    """
+    try:
+        draft.rename(folder)
+    except OSError:
+        if _read_cache(folder) is not None:
+            return
+        remove(folder)
+        try:
+            draft.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # another start was faster
+                raise
 
 
 def _affordable(mode: str, count: int, size: int) -> str:
