@@ -231,6 +231,24 @@ def test_starts_at_the_same_time_agree(tiny: Path, tmp_path: Path) -> None:
     assert tree(tmp_path / "phantom") == tree(tiny)
 
 
+@pytest.mark.parametrize("moment", ["is_dir", "iterdir", "rmdir"])
+def test_an_empty_folder_may_go_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    root, real = tmp_path / "phantom", getattr(Path, moment)
+    gone: list[Path] = []
+
+    def after_another(path: Path) -> object:
+        """Another start has just taken the folder away, and has not put its own there yet."""
+        if path == root and not gone:
+            gone.append(path)
+            os.rmdir(path)  # noqa: PTH106  (Path.rmdir may be this)
+        return real(path)
+
+    root.mkdir()
+    monkeypatch.setattr(Path, moment, after_another)
+    assert ensure(root, TINY) and gone
+    assert [path.name for path in tmp_path.iterdir()] == ["phantom"]
+
+
 @pytest.mark.parametrize("key, value", [("patients", 2), ("clips", 0), ("height", 20), ("width", 200), ("seed", -1)])
 def test_config_errors_name_the_key(key: str, value: int) -> None:
     with pytest.raises(InputError, match=rf"phantom {key}: expected .* got {value}"):

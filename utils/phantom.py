@@ -9,6 +9,7 @@ are in radians, 0 away from the probe, positive to the right.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -312,7 +313,7 @@ def ensure(root: Path, config: PhantomConfig) -> bool:
     try:
         _write(draft, config, f"Drawing phantom for {root}")
         (draft / RECORD).write_text(json.dumps(record, indent=2) + "\n")
-        if root.is_dir():
+        with contextlib.suppress(FileNotFoundError):  # nor is it there where another start has just done the same
             root.rmdir()  # empty; only some systems rename onto a folder
         draft.replace(root)
     except OSError:
@@ -326,15 +327,26 @@ def ensure(root: Path, config: PhantomConfig) -> bool:
 
 def _is_there(root: Path, record: dict[str, int]) -> bool:
     """Whether ``root`` is the data set of ``record``; False where there is nothing or an empty folder."""
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-        return False
     try:
-        found = json.loads((root / RECORD).read_text())
+        try:
+            text = _record_text(root)
+        except FileNotFoundError:  # another start may have taken the empty folder away just then, to put its own there
+            text = _record_text(root)
+        if text is None:
+            return False
+        found = json.loads(text)
     except (OSError, ValueError):
         raise InputError(f"{root}: expected a phantom or nothing, found other files; choose another path") from None
     if found != record:
         raise InputError(f"{root}: expected the phantom {record}, found {found}; delete it or choose another path")
     return True
+
+
+def _record_text(root: Path) -> str | None:
+    """What the record in ``root`` says; None where there is nothing or an empty folder."""
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return None
+    return (root / RECORD).read_text()
 
 
 def _write(root: Path, config: PhantomConfig, title: str) -> None:
