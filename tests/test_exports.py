@@ -170,3 +170,25 @@ def test_a_folder_is_there_whole_or_as_it_was(tmp_path: Path) -> None:
         (draft / "file").write_text("third")
         raise ValueError("full")
     assert (place / "file").read_text() == "second" and list(tmp_path.iterdir()) == [place]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("after", [0, 1])
+def test_a_folder_keeps_its_name_when_the_exchange_is_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int, error: type[BaseException]
+) -> None:
+    place, replace = tmp_path / "best_openvino_model", Path.replace
+    place.mkdir()
+    (place / "file").write_text("first")
+    renamed: list[Path] = []
+
+    def cut_off(path: Path, target: Path) -> Path:
+        if len(renamed) == after and not path.name.endswith("-old"):
+            raise error("stop")
+        renamed.append(path)
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", cut_off)
+    with pytest.raises(error, match="stop"), new_folder(place) as draft:
+        (draft / "file").write_text("second")
+    assert (place / "file").read_text() == "first" and list(tmp_path.iterdir()) == [place]

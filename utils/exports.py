@@ -246,11 +246,12 @@ def new_folder(folder: Path) -> Iterator[Path]:
         draft.chmod(0o755)  # mkdtemp's are for the owner alone
         if folder.exists():
             old = draft.with_name(f"{draft.name}-old")
-            folder.replace(old)
             try:
+                folder.replace(old)
                 draft.replace(folder)
-            except OSError:
-                old.replace(folder)
+            except BaseException:  # Ctrl-C included: the earlier one is not left under a hidden name
+                if not folder.exists():
+                    old.replace(folder)
                 raise
             shutil.rmtree(old)
         else:
