@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import detect
-from tests.archives import command, kill_all, make_archive, markers, results, start, wait_for_markers
+from tests.archives import PROCESSES, command, kill_all, make_archive, markers, results, start, wait_for_markers
 from tests.exported import saved
 from utils.archive_run import digest, going_on
 from utils.draw import save
@@ -259,10 +259,10 @@ def test_torchrun_that_was_killed_goes_on_and_leaves_what_one_process_leaves(tmp
     source, project = make_archive(tmp_path / "frames", videos=(40, 30)), tmp_path / "runs"
     run = project / "shared"
     first = start(command(saved("rect"), source, project, "--name", "shared"))
-    wait_for_markers(run, 3, first)
+    wait_for_markers(run, PROCESSES, first)
     kill_all(first)
     before = markers(run)
-    assert 3 <= len(before) < 14
+    assert PROCESSES <= len(before) < 14
     plain = start(command(saved("rect"), source, project, processes=1), 1)
     second = start(command(saved("rect"), source, project, "--name", "shared"))
     (_, plain_errors), (out, errors) = plain.communicate(timeout=120), second.communicate(timeout=120)
@@ -279,7 +279,7 @@ def test_torchrun_that_was_killed_goes_on_and_leaves_what_one_process_leaves(tmp
 def test_a_signal_ends_a_process_with_its_code_and_the_command_to_go_on(tmp_path: Path) -> None:
     source, project = make_archive(tmp_path / "frames", videos=(400,)), tmp_path / "runs"
     process = start(command(saved("rect"), source, project, "--name", "a b", processes=1), 1)
-    wait_for_markers(project / "a b", 2, process)
+    wait_for_markers(project / "a b", 1, process)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143, errors
