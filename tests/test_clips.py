@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from utils.clips import ClipRules, FrameFindings, link, pool_view
@@ -93,6 +93,7 @@ boxes = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(boxes, max_size=12))
 def test_each_box_is_in_one_track_and_a_track_has_one_a_frame(seen: list[list[tuple[float, ...]]]) -> None:
     frames = [frame(number, *found) for number, found in enumerate(seen)]

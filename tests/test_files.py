@@ -121,7 +121,7 @@ def test_runs_that_start_at_once_get_folders_of_their_own(tmp_path: Path) -> Non
     together = threading.Barrier(8)
 
     def start(_: int) -> Path:
-        together.wait(timeout=10)
+        together.wait(timeout=60)
         return new_run_folder(tmp_path / "runs", "exp")
 
     with ThreadPoolExecutor(8) as pool:

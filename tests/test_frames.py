@@ -220,7 +220,7 @@ def test_two_starts_at_once_share_one_cache(files: list[Path], cache: Path, monk
 
     def meeting(path: Path) -> Image:
         if path == files[0]:
-            together.wait(timeout=10)  # both are at work
+            together.wait(timeout=60)  # both are at work
         return read_image(path)
 
     monkeypatch.setattr(frames, "read_image", meeting)

@@ -191,7 +191,7 @@ def test_a_review_is_served_until_it_is_ended(place: Path, weights: Path) -> Non
     wait_for(lambda: "http://127.0.0.1:" in log.read_text(), process)
     address = re.search(r"http://127\.0\.0\.1:\S+", log.read_text())
     assert address is not None
-    with urllib.request.urlopen(address[0], timeout=20) as answer:
+    with urllib.request.urlopen(address[0], timeout=60) as answer:
         assert b"Echo study report" in answer.read()
     assert kill(process, signal.SIGTERM) == 0, log.read_text()[-2000:]
     assert (place / "reviews" / "exp" / "study.html").is_file() and not (

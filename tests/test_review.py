@@ -49,7 +49,7 @@ def ask(server: Server, method: str = "GET", place: str = "", content: Any = Non
         usual |= {"Content-Type": "application/json", "Content-Length": str(len(body))}
     usual |= {name.replace("_", "-"): value for name, value in headers.items()}
     path = place if place.startswith(("/", "http")) else f"/{server.access.token}/{place}"
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=60)
     connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
     for name, value in usual.items():
         if value is not None:
@@ -143,7 +143,7 @@ def test_nothing_is_shown_without_the_secret(server: Server, place: str) -> None
     "data", [b"\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x00" * 9 + b"\r\n"]
 )
 def test_what_is_no_request_is_no_trouble(server: Server, data: bytes, capfd: pytest.CaptureFixture[str]) -> None:
-    with socket.create_connection(("127.0.0.1", server.server_address[1]), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", server.server_address[1]), timeout=60) as connection:
         connection.sendall(data)
         connection.shutdown(socket.SHUT_WR)
         while connection.recv(65536):
@@ -196,7 +196,7 @@ def test_a_signal_ends_it(tmp_path: Path, number: int) -> None:
     assert found, line
     with socket.create_connection(("127.0.0.1", int(found[2]))):  # one that says nothing keeps it from nothing
         process.send_signal(number)
-        rest, errors = process.communicate(timeout=20)
+        rest, errors = process.communicate(timeout=60)
     assert (process.returncode, rest) == (0, "ended\n") and "Traceback" not in errors
 
 

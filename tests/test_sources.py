@@ -202,7 +202,7 @@ def test_prefetch_takes_depth_items_ahead_and_no_more() -> None:
     for i in range(5):
         assert next(ahead) == i
         with moved:
-            assert moved.wait_for(lambda i=i: len(taken) == i + 4, timeout=5)  # type: ignore[misc]
+            assert moved.wait_for(lambda i=i: len(taken) == i + 4, timeout=60)  # type: ignore[misc]
     assert threading.active_count() > 1
     ahead.close()
     assert taken == list(range(8))
@@ -241,7 +241,7 @@ def test_stills_are_decoded_several_at_once_and_come_in_order(tmp_path: Path, mo
     for i in range(12):
         write_image(tmp_path / f"{i}.png")
     write_video(tmp_path / "5b.avi", 3)
-    together = threading.Barrier(DECODERS, timeout=5)  # passed only by as many threads at once
+    together = threading.Barrier(DECODERS, timeout=60)  # passed only by as many threads at once
 
     def decode(path: Path) -> NDArray[np.uint8]:
         if int(path.stem) < DECODERS:
@@ -271,7 +271,7 @@ def test_no_more_stills_are_decoded_ahead_than_asked(tmp_path: Path, monkeypatch
     source.ahead = 8
     frames = iter(source)
     next(frames)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while len(begun) < 9 and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.05)

@@ -143,7 +143,7 @@ class Slow:
         self.closed += 1
 
     def take(self, frame: Frame, prediction: Prediction) -> bool:
-        assert self.free.wait(5) and threading.current_thread().name == "writer"
+        assert self.free.wait(60) and threading.current_thread().name == "writer"
         if frame.number == self.broken:
             raise InputError(f"frame {frame.number}: the disk is full")
         self.taken.append(frame.number)
@@ -189,7 +189,7 @@ def test_no_more_frames_wait_than_asked() -> None:
     giver.join(0.3)
     assert given <= 4 and giver.is_alive()  # three wait, one is being written
     slow.free.set()
-    giver.join(5)
+    giver.join(60)
     assert slow.taken == list(range(20)) and slow.closed == 1
 
 
