@@ -83,6 +83,18 @@ def test_the_summary_has_each_fold_their_mean_and_all_frames_pooled(
     assert "pooled low" in shown and "bootstrap over 15 patients" in shown
 
 
+def test_folds_whose_pictures_are_not_all_drawn_do_not_count_as_pooled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(crossval, "_plot", cut)
+    with pytest.raises(KeyboardInterrupt):
+        summarise(tmp_path, write_parts(tmp_path, three()), draws=0)
+    assert (tmp_path / "folds.csv").is_file() and not (tmp_path / "metrics.json").exists()
+
+
 def test_folds_without_views_or_patients_have_no_columns_of_them(tmp_path: Path) -> None:
     parts = [replace(outcomes(seed, views=False), patients=None, clips=None) for seed in range(2)]
     summarise(tmp_path, write_parts(tmp_path, parts), draws=0, plots=False)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -160,6 +161,25 @@ def test_two_backbones_are_gone_on_with_from_any_step(
     assert "python train_dual_backbone.py --resume" in log.read_text()
     assert train_dual_backbone.run(resume=str(run / "weights" / "last.pt")) == run
     assert_same_pair(left, run)
+
+
+@pytest.mark.parametrize("script", [train, train_dual_backbone], ids=lambda script: script.__name__)
+def test_a_signal_while_the_last_pictures_are_drawn_leaves_none_out(
+    place: Path, script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"pictures-{script.__name__}"
+    more = {"classifier": "yolov5n"} if script is train_dual_backbone else {}
+    with monkeypatch.context() as patch:
+        patch.setattr("utils.run_folder.write_batch_pictures", lambda *_: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(Interrupted, match=rf"python {script.__name__}\.py --resume"):
+            script.run(**keywords(place, name, epochs=1, noplots=False, **more))
+    run = place / "runs" / name
+    assert not (run / "metrics.json").exists()
+    assert script.run(resume=str(run / "weights" / "last.pt")) == run
+    drawn = {path.name for path in run.iterdir()}
+    assert {"metrics.json", "results.png", "PR_curve.png", "val_batch0_labels.jpg", "val_batch0_pred.jpg"} <= drawn
+    with pytest.raises(InputError, match="its training is finished"):
+        script.run(resume=str(run / "weights" / "last.pt"))
 
 
 def test_more_epochs_may_be_asked_for_and_fewer_not(place: Path) -> None:

@@ -134,11 +134,11 @@ def summarise(folder: Path, folds: Sequence[str], draws: int, plots: bool = True
     content = metrics(assessment, settings, warnings)
     rows = {name: _row(assess(part, draws=0, counted=True)) for name, part in zip(folds, parts, strict=True)}
     content["folds"] = rows
-    write_json(folder / "metrics.json", content)
     write_text(folder / "folds.csv", csv_text(_csv_rows(rows, content)))
     if plots:
         write_figures(assessment, folder, warnings)
         _plot(rows, content, folder / "folds.png", warnings)
+    write_json(folder / "metrics.json", content)  # last, as with it all folds count as pooled: see utils.resume
     print(f"\nAll {len(folds)} folds, each validated by the network that was not trained on it\n")
     print(table(content))
     print("\n" + fold_table(content))

@@ -16,7 +16,7 @@ from utils.flags import Flag, from_keywords
 from utils.log import LOGGER, InputError, Interrupted
 from utils.training_state import check_options, check_state
 
-FIGURES = "metrics.json"  # what a run writes last, but for pictures
+FIGURES = "metrics.json"  # what a run writes last
 TAKES_EFFECT = {"resume", "traceback", "device", "workers", "threads", "save_steps", "epochs"}  # beside --resume
 
 

@@ -25,13 +25,14 @@ from utils.plan import Outcome, Plan
 from utils.plots import labels_figure, results_figure
 from utils.processes import Processes
 from utils.report import metrics, write_figures
+from utils.resume import FIGURES
 from utils.table import table
 
 FROM_HYP = ("balance", "cos_lr", "label_smoothing", "patience", "seed")  # flags that a hyp file may set, too
 
 # what says how a run stands: of an earlier one, it would be believed of this
 OF_A_RUN = (
-    "metrics.json", "balance.csv", "results.csv", "training_history.json", "outcomes.npz", "data_problems.txt",
+    FIGURES, "balance.csv", "results.csv", "training_history.json", "outcomes.npz", "data_problems.txt",
     "weights/last.pt", "weights/last_previous.pt", "weights/best.pt",
 )  # fmt: skip
 
@@ -68,7 +69,7 @@ def write_start(
 def forget_figures(plan: Plan, processes: Processes) -> None:
     """Remove what says that a run is finished, where it goes on with more epochs."""
     if processes.main and not plan.standing.ended:
-        (plan.folder / "metrics.json").unlink(missing_ok=True)
+        (plan.folder / FIGURES).unlink(missing_ok=True)
 
 
 def write_end(outcome: Outcome, parts: Parts, plan: Plan, options: argparse.Namespace) -> None:
@@ -87,7 +88,6 @@ def write_end(outcome: Outcome, parts: Parts, plan: Plan, options: argparse.Name
     summary = BalanceSummary.of(balance, plan.hyp.balance) if balance else None
     if summary is not None:
         content["balance"] = plain(dataclasses.asdict(summary))
-    write_json(plan.folder / "metrics.json", content)
     if not options.noplots:
         if balance:
             write_balance_figures(balance, plan.folder, plan.hyp.balance, parts.warnings)
@@ -97,6 +97,7 @@ def write_end(outcome: Outcome, parts: Parts, plan: Plan, options: argparse.Name
         write_batch_pictures(
             parts.val, outcome.evaluation, plan.names, plan.view_names, plan.folder, options.batch_size * 2
         )
+    write_json(plan.folder / FIGURES, content)  # last, as a run that has it is not gone on with: see utils.resume.ended
     made, best = _words(outcome.epochs), _words(outcome.best_epoch)
     print(f"\nLast of {made} epochs on {parts.val.config.file} val; best.pt is of epoch {best}\n")
     print(table(content))
