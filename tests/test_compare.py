@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import csv
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -17,6 +16,7 @@ import compare
 import train
 import train_dual_backbone
 from tests.scripts import phantom_yaml, succeed, tiny_cfg
+from tests.torchrun import kill, started, steps, wait_for
 from utils import checkpoint, trainings
 from utils.config import ROOT
 from utils.flags import parse
@@ -28,26 +28,26 @@ METHODS = ["static", "single_det", "single_view", "dual:yolov5n"]
 
 
 class InThisProcess:
-    """Stands in for subprocess.run: trains without the seconds that a new process takes to start."""
+    """Stands in for the scripts' processes: trains without the seconds that a new process takes to start."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def __call__(self, command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+    def __call__(self, command: list[str]) -> int:
         script = {"train.py": train, "train_dual_backbone.py": train_dual_backbone}[Path(command[1]).name]
         self.lines.append(" ".join(command[2:]))
         try:
             script.main(parse(script.FLAGS, "", command[2:]))
         except InputError:
-            return subprocess.CompletedProcess(command, 1)
-        return subprocess.CompletedProcess(command, 0)
+            return 1
+        return 0
 
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> InThisProcess:
     """The trainings that a test makes."""
     stand_in = InThisProcess()
-    monkeypatch.setattr(trainings, "subprocess", SimpleNamespace(run=stand_in))
+    monkeypatch.setattr(trainings, "run_to_end", stand_in)
     return stand_in
 
 
@@ -79,7 +79,7 @@ def settings(place: Path, **changes: Any) -> dict[str, Any]:
 def whole(place: Path) -> Path:
     """Four methods compared on the validation part."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainings, "subprocess", SimpleNamespace(run=InThisProcess()))
+        patch.setattr(trainings, "run_to_end", InThisProcess())
         return compare.run(**settings(place, methods=METHODS, name="whole"))
 
 
@@ -212,6 +212,25 @@ def test_a_failed_training_is_one_line_and_the_finished_runs_stay(
           **settings(place, name="failing", methods=["static", "single_det"]))  # fmt: skip
     assert (place / "compared" / "failing" / "static-seed0" / "weights" / "last.pt").is_file()
     assert not (place / "compared" / "failing" / "comparison.csv").exists() and len(made.lines) == 1
+
+
+def test_a_signal_to_the_comparison_ends_the_training_where_it_stands(place: Path) -> None:
+    log, run = place / "signal.txt", place / "compared" / "signal" / "static-seed0"
+    words = {"img": 64, "batch-size": 2, "epochs": 500, "threads": 1, "bootstrap": 0, "data": place / "small.yaml",
+             "cfg": place / "tiny-yolov5n.yaml", "project": place / "compared", "name": "signal"}  # fmt: skip
+    process = started(
+        "compare.py", "--methods", "static", *(f"--{name}={value}" for name, value in words.items()), log=log
+    )
+    try:
+        wait_for(lambda: steps(run) >= 2, process)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()  # it alone, as a scheduler does
+        assert process.wait(timeout=120) == 143, log.read_text()[-2000:]
+        assert children and not [child for child in children if child.is_running()]
+    finally:
+        kill(process)
+    assert "all that was trained stays; the same command goes on" in log.read_text()
+    assert checkpoint.read(run / "weights" / "last.pt").content["updates"] == steps(run)
 
 
 # --- runs that exist -------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from utils.config import ROOT
-from utils.log import InputError
+from utils.log import InputError, Interrupted
 from utils.study import RUN, check_installed, open_study, work
 
 NAMES = [f"static-seed{seed}" for seed in range(6)]
@@ -115,6 +116,23 @@ def test_a_training_that_fails_says_why_and_starting_again_goes_on_with_it(tmp_p
     with pytest.raises(InputError, match=r"^its folder: expected more space$"):
         finish(tmp_path, NAMES[:3], train)
     assert made == NAMES[:1]
+    finish(tmp_path, NAMES[:3], maker(made))
+    assert Counter(made) == Counter(NAMES[:3])
+
+
+def test_a_training_that_a_signal_ended_waits_for_the_next_process(tmp_path: Path) -> None:
+    made: list[str] = []
+
+    def train(name: str) -> float:
+        if name == NAMES[1]:
+            raise Interrupted(signal.SIGTERM, "the same command goes on")
+        return maker(made)(name)
+
+    with pytest.raises(Interrupted, match="the same command goes on"):
+        finish(tmp_path, NAMES[:3], train)
+    assert made == NAMES[:1]
+    states = Counter(trial.state.name for trial in open_study(storage(tmp_path), []).get_trials())
+    assert states == {"COMPLETE": 1, "PRUNED": 1, "WAITING": 2}
     finish(tmp_path, NAMES[:3], maker(made))
     assert Counter(made) == Counter(NAMES[:3])
 

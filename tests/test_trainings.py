@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +19,12 @@ import train
 import train_dual_backbone
 from models.yolo import Network
 from tests.test_resume import cut
-from utils import trainings
+from tests.torchrun import wait_until
+from utils import interrupt, trainings
 from utils.config import ROOT
 from utils.flags import parse
-from utils.log import InputError
-from utils.trainings import Training, parse_grid, plan_trainings, write_hyps
+from utils.log import InputError, Interrupted
+from utils.trainings import Training, parse_grid, plan_trainings, run_to_end, write_hyps
 
 HYP = ROOT / "hyp" / "joint_training_rules.yaml"
 COMMON = {"epochs": 1, "hyp": str(HYP), "data": "small.yaml", "cfg": "yolov5s.yaml", "workers": 0, "rect": False,
@@ -140,25 +144,25 @@ def training(folder: Path, **arguments: Any) -> Training:
 
 
 class Scripts:
-    """Stands in for subprocess.run: notes command lines, and leaves what a training leaves."""
+    """Stands in for the scripts' processes: notes command lines, and leaves what a training leaves."""
 
     def __init__(self, network: Network, folder: Path, code: int = 0, **metrics: Any) -> None:
         self.network, self.folder, self.code, self.metrics = network, folder, code, metrics
         self.calls: list[list[str]] = []
 
-    def __call__(self, command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+    def __call__(self, command: list[str]) -> int:
         self.calls.append(command)
         if not self.code:
             cut(self.network, self.folder / "weights" / "last.pt", finished=True)
             (self.folder / "metrics.json").write_text(json.dumps(self.metrics))
-        return subprocess.CompletedProcess(command, self.code)
+        return self.code
 
 
 def test_a_training_is_made_once_and_gives_its_figure(
     joint: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripts = Scripts(joint, tmp_path / "a", map50=0.25, view={"accuracy": 0.75})
-    monkeypatch.setattr(trainings.subprocess, "run", scripts)
+    monkeypatch.setattr(trainings, "run_to_end", scripts)
     one = training(tmp_path / "a", epochs=1)
     assert not one.finished and one.make() == 0.25 and one.finished
     assert one.make() == 0.25 and len(scripts.calls) == 1
@@ -169,7 +173,7 @@ def test_a_training_that_was_cut_off_goes_on_from_its_last_checkpoint(
     joint: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripts = Scripts(joint, tmp_path / "a", map50=0.25)
-    monkeypatch.setattr(trainings.subprocess, "run", scripts)
+    monkeypatch.setattr(trainings, "run_to_end", scripts)
     one = training(tmp_path / "a", epochs=1)
     for finished in (False, True):  # between epochs; after the last one, before its figures
         cut(joint, one.last, finished=finished)
@@ -181,9 +185,73 @@ def test_a_training_that_was_cut_off_goes_on_from_its_last_checkpoint(
 def test_an_error_in_a_training_is_one_line_that_names_its_folder(
     joint: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainings.subprocess, "run", Scripts(joint, tmp_path / "a", code=3))
+    monkeypatch.setattr(trainings, "run_to_end", Scripts(joint, tmp_path / "a", code=3))
     with pytest.raises(InputError, match=r"/a: its training ended with exit code 3; the finished ones stay"):
         training(tmp_path / "a").make()
+
+
+# What a training does when a signal comes: it takes its time to save, and counts the signals meanwhile.
+SAVES = """
+import signal, sys, time
+from pathlib import Path
+
+folder, came = Path(sys.argv[1]), []
+signal.signal(signal.SIGTERM, lambda *_: came.append(0))
+(folder / "ready").touch()
+while not came:
+    time.sleep(0.01)
+(folder / "told").touch()
+end = time.monotonic() + float(sys.argv[3])
+while time.monotonic() < end:
+    time.sleep(0.01)
+(folder / "saved").write_text(str(len(came)))
+sys.exit(int(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("code", [143, 0], ids=["cut", "at its end"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_passed_on_once_and_the_training_is_waited_for(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    def send() -> None:
+        wait_until((tmp_path / "ready").exists)
+        os.kill(os.getpid(), number)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    with pytest.raises(Interrupted, match="the same command goes on") as caught:
+        run_to_end([sys.executable, "-c", SAVES, str(tmp_path), str(code), "2"])
+    sender.join()
+    assert caught.value.signal == number and (tmp_path / "saved").read_text() == "1"
+
+
+def test_another_ctrl_c_leaves_no_training_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupt, "PATIENCE", 0.0)
+    begun: list[subprocess.Popen[bytes]] = []
+    original = subprocess.Popen
+
+    def begin(*arguments: Any, **keywords: Any) -> subprocess.Popen[bytes]:
+        begun.append(original(*arguments, **keywords))
+        return begun[0]
+
+    monkeypatch.setattr(trainings.subprocess, "Popen", begin)
+
+    def send() -> None:
+        for name in ("ready", "told"):
+            wait_until((tmp_path / name).exists)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    with pytest.raises(KeyboardInterrupt):
+        run_to_end([sys.executable, "-c", SAVES, str(tmp_path), "143", "600"])
+    sender.join()
+    assert begun[0].returncode == -signal.SIGKILL and not (tmp_path / "saved").exists()
+
+
+def test_an_exit_code_is_returned() -> None:
+    assert run_to_end([sys.executable, "-c", "raise SystemExit(3)"]) == 3
 
 
 @pytest.mark.parametrize(
@@ -193,7 +261,7 @@ def test_an_error_in_a_training_is_one_line_that_names_its_folder(
 def test_a_run_of_other_settings_under_the_same_name_is_refused(
     tmp_path: Path, name: str, value: Any, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainings.subprocess, "run", None)
+    monkeypatch.setattr(trainings, "run_to_end", None)
     (tmp_path / "opt.yaml").write_text("epochs: 2\nbatch_size: 8\ndata: a\nworkers: 8\n")
     with pytest.raises(InputError, match=told) as caught:
         training(tmp_path, **{name: value}).make()
@@ -213,7 +281,7 @@ def test_settings_that_change_no_result_may_differ(
     joint: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "opt.yaml").write_text("epochs: 2\nworkers: 8\nthreads: 0\ndevice: ''\n")
-    monkeypatch.setattr(trainings.subprocess, "run", Scripts(joint, tmp_path, map50=0.5))
+    monkeypatch.setattr(trainings, "run_to_end", Scripts(joint, tmp_path, map50=0.5))
     assert training(tmp_path, epochs=2, workers=0, threads=1, device="cpu").make() == 0.5
 
 

@@ -46,8 +46,13 @@ def started(script: str, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 120.0) -> None:
     """Wait until something is so, or the process has ended."""
+    wait_until(lambda: condition() or process.poll() is not None, seconds)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
+    """Wait until something is so."""
     end = time.monotonic() + seconds
-    while not condition() and process.poll() is None:
+    while not condition():
         assert time.monotonic() < end, "it did not come to that"
         time.sleep(0.01)
 

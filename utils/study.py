@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from utils.log import LOGGER, InputError
+from utils.log import LOGGER, InputError, Interrupted
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -91,19 +91,21 @@ def work(study: Study, names: Sequence[str], train: Callable[[str], float], paus
 
     Raises:
         InputError: a training failed; or, elsewhere, more often than it is retried.
+        Interrupted: a signal ended a training of this process, which waits for the next one that looks.
     """
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import OperationalError
 
     idle = busy = 0
     told = False
-    while True:
+    cut: list[Interrupted] = []
+    while not cut:
         try:
             done, waiting, running = _standing(study, names)
             if done >= set(names):
                 return
             if waiting:
-                study.optimize(lambda trial: _made(study, trial, names, train), n_trials=1)
+                study.optimize(lambda trial: _made(study, trial, names, train, cut), n_trials=1)
         except (StorageInternalError, OperationalError) as error:  # a file that two processes write to may be locked
             busy += 1
             if busy > PATIENCE:
@@ -122,6 +124,7 @@ def work(study: Study, names: Sequence[str], train: Callable[[str], float], paus
             raise InputError(f"{', '.join(lost)}: expected to be finished elsewhere, but failed there; start again")
         idle += 1
         time.sleep(pause)
+    raise cut[0]
 
 
 def _standing(study: Study, names: Sequence[str]) -> tuple[set[str], set[str], set[str]]:
@@ -139,10 +142,15 @@ def _standing(study: Study, names: Sequence[str]) -> tuple[set[str], set[str], s
     return done, waiting, running
 
 
-def _made(study: Study, trial: Trial, names: Sequence[str], train: Callable[[str], float]) -> float:
+def _made(
+    study: Study, trial: Trial, names: Sequence[str], train: Callable[[str], float], cut: list[Interrupted]
+) -> float:
     """The objective: the training that a trial names, unless another trial was put in for it, too.
 
-    One that this process was not asked for is put back, behind the others.
+    One that this process was not asked for is put back, behind the others; so is one that a signal ended.
+
+    Args:
+        cut: is given the signal's error, as Optuna knows of none.
     """
     import optuna
 
@@ -155,7 +163,12 @@ def _made(study: Study, trial: Trial, names: Sequence[str], train: Callable[[str
         study.enqueue_trial({}, user_attrs={RUN: name})
     if name not in names or any(t.user_attrs.get(RUN) == name for t in before):
         raise optuna.TrialPruned
-    return train(name)
+    try:
+        return train(name)
+    except Interrupted as error:  # else it would count as at work until this process has been silent for long enough
+        cut.append(error)
+        study.enqueue_trial({}, user_attrs={RUN: name})
+        raise optuna.TrialPruned from error
 
 
 def _by_state(study: Study) -> dict[TrialState, set[str]]:

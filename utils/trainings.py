@@ -5,6 +5,7 @@ Each is made in a process of its own, so that its time and memory are its own.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import re
@@ -20,7 +21,8 @@ import yaml
 from utils import checkpoint
 from utils.config import ROOT, Hyperparameters, hyperparameters_from, load_yaml, plain
 from utils.files import LAST, write_text
-from utils.log import LOGGER, InputError
+from utils.interrupt import Interrupts
+from utils.log import LOGGER, InputError, Interrupted
 from utils.report import figure_of, read_metrics
 from utils.resume import ended
 
@@ -29,6 +31,7 @@ PLAIN = re.compile("yolov5[nsmlx]")  # classifiers that are a YOLOv5 backbone
 ONLY_FOR = {"gradnorm_": ("gradnorm",), "classifier_": (DUAL,)}  # hyp keys that other methods ignore
 OF_MACHINE = ("workers", "threads", "device")  # flags that may change between the parts of a training
 PER_TRAINING = ("seed", "balance")  # hyperparameters that come from flags, for each training its own
+POLL = 0.2  # seconds between two looks at whether a signal has come
 
 
 @dataclass(frozen=True)
@@ -85,12 +88,12 @@ class Training:
 
         Raises:
             InputError: the training ended with an error; finished ones stay, and starting again goes on.
+            Interrupted: a signal came; the training has saved where it stands.
         """
         self.check_settings()
         if not self.finished:
             LOGGER.info("Training %s, seed %d", self.label, self.seed)
-            code = subprocess.run(self.command(), cwd=ROOT, check=False).returncode
-            if code:
+            if code := run_to_end(self.command()):
                 raise InputError(
                     f"{self.folder}: its training ended with exit code {code}; the finished ones stay, and the same "
                     "command goes on"
@@ -123,6 +126,34 @@ class Training:
                     f"{self.folder}: {name}: expected {there}, as the run there was started with, got {value}; "
                     "--name gives another comparison a folder of its own"
                 )
+
+
+def run_to_end(command: Sequence[str]) -> int:
+    """Run a script in the repository; returns its exit code. A signal is passed on, and its end is waited for.
+
+    The script saves then, which may take any time, and two of them must never write into one folder.
+
+    Raises:
+        Interrupted: a signal came, and the script has ended.
+    """
+    with Interrupts() as interrupts:
+        process = subprocess.Popen(command, cwd=ROOT)
+        passed_on = False
+        try:
+            while True:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    code = process.wait(timeout=POLL)
+                    break
+                if interrupts.signal and not passed_on:
+                    process.terminate()
+                    passed_on = True
+        finally:
+            if process.poll() is None:  # after another Ctrl-C, which does not wait for it
+                process.kill()
+                process.wait()
+    if interrupts.signal:
+        raise Interrupted(interrupts.signal, "all that was trained stays; the same command goes on")
+    return code
 
 
 def _words(name: str, value: Any) -> list[str]:
