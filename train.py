@@ -154,7 +154,7 @@ def train(options: argparse.Namespace, resumed: Checkpoint | None = None, proces
         forget_figures(plan, processes)
     elif processes.main:
         write_start(folder, options, hyp, parts, plan.names)
-    with Interrupts() as interrupts, resumable(plan.last, "train.py"):
+    with Interrupts() as interrupts, resumable(plan.last, "train.py", processes):
         outcome = fit(Training(learner, train_loader, val_loader, plan, compute, interrupts, processes))
         with interrupts.at_once():
             if outcome.evaluation is None:

@@ -112,7 +112,7 @@ def train_both(options: argparse.Namespace, resumed: Checkpoint | None = None, p
     elif processes.main:
         write_start(folder, options, setting.hyp, setting.parts, plan.names)
         files.clear()
-    with Interrupts() as interrupts, resumable(plan.last, "train_dual_backbone.py"):
+    with Interrupts() as interrupts, resumable(plan.last, "train_dual_backbone.py", processes):
         children = train_parts(setting, files, interrupts)
         with interrupts.at_once():
             outcome = validated(setting, files, plan, children)

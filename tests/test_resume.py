@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from utils import resume
 from utils.checkpoint import Checkpoint, read, save
 from utils.config import ROOT, load_hyperparameters, plain
 from utils.flags import from_keywords
-from utils.log import InputError
-from utils.resume import ended, finished, is_part, latest_checkpoint, resumed_options
+from utils.log import InputError, Interrupted
+from utils.processes import ALONE, Processes
+from utils.resume import ended, finished, is_part, latest_checkpoint, resumable, resumed_options
 
 
 def cut(network: Network, path: Path, **content: Any) -> Checkpoint:
@@ -113,3 +115,20 @@ def test_a_part_of_a_run_is_not_gone_on_with_by_itself(tiny: Network, tmp_path: 
     with pytest.raises(InputError, match="that of one of its two networks; take") as caught:
         latest_checkpoint(str(own), pair)
     assert str(caught.value).endswith(str(whole))
+
+
+def hint(last: Path, processes: Processes = ALONE) -> str:
+    """What the user is told of a signal."""
+    with pytest.raises(Interrupted) as caught, resumable(last, "train.py", processes):
+        raise Interrupted(signal.SIGTERM)
+    assert caught.value.signal == signal.SIGTERM
+    return str(caught.value.hint)
+
+
+def test_a_signal_is_answered_with_a_command_that_works(tmp_path: Path) -> None:
+    last, other = tmp_path / "my run" / "last.pt", Processes(1, 2, 1, 2, "x")
+    assert "--resume" not in hint(last) and "the same command starts again" in hint(last)
+    assert hint(last, other).endswith(f"python train.py --resume '{last}'")  # which need not be on its machine
+    last.parent.mkdir()
+    last.touch()
+    assert hint(last) == hint(last, other) and hint(last).endswith(f"python train.py --resume '{last}'")

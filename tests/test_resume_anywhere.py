@@ -163,6 +163,20 @@ def test_two_backbones_are_gone_on_with_from_any_step(
     assert_same_pair(left, run)
 
 
+def test_a_signal_before_both_of_two_backbones_have_begun_names_no_checkpoint_that_is_not_there(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(*_: Any, **__: Any) -> None:
+        raise Interrupted(signal.SIGTERM)
+
+    monkeypatch.setattr("utils.taking_turns.progress", cut)  # which comes once the processes are started
+    with pytest.raises(Interrupted) as caught:
+        train_dual_backbone.run(**keywords(place, "unbegun", classifier="yolov5n", parallel=True))
+    last = place / "runs" / "unbegun" / "weights" / "last.pt"
+    assert ("--resume" in str(caught.value)) == last.is_file()
+    assert ("the same command starts again" in str(caught.value)) != last.is_file()
+
+
 @pytest.mark.parametrize("script", [train, train_dual_backbone], ids=lambda script: script.__name__)
 def test_a_signal_while_the_last_pictures_are_drawn_leaves_none_out(
     place: Path, script: ModuleType, monkeypatch: pytest.MonkeyPatch

@@ -14,6 +14,7 @@ from utils.config import ROOT
 from utils.files import LAST
 from utils.flags import Flag, from_keywords
 from utils.log import LOGGER, InputError, Interrupted
+from utils.processes import ALONE, Processes
 from utils.training_state import check_options, check_state
 
 FIGURES = "metrics.json"  # what a run writes last
@@ -121,10 +122,16 @@ def resumed_options(resumed: Checkpoint, typed: argparse.Namespace, flags: Seque
 
 
 @contextlib.contextmanager
-def resumable(last: Path, script: str) -> Iterator[None]:
-    """Tell the user of a signal that came within how to go on with the run, whose ``last.pt`` this is."""
+def resumable(last: Path, script: str, processes: Processes = ALONE) -> Iterator[None]:
+    """Tell the user of a signal that came within how to go on with the run, whose ``last.pt`` this is.
+
+    Args:
+        processes: that train together; the main one knows whether it is there, another may be on another machine.
+    """
     try:
         yield
     except Interrupted as interrupted:
         hint = f"all that was trained is in {last}; go on with: python {script} --resume {shlex.quote(str(last))}"
+        if processes.main and not last.is_file():  # of two networks, one at least had not begun
+            hint = "nothing that could be gone on with was saved yet; the same command starts again"
         raise Interrupted(interrupted.signal, hint) from None
