@@ -113,7 +113,7 @@ def test_what_fails_because_of_a_signal_is_no_fault_and_is_not_saved(
 
 def test_a_killed_process_goes_on_from_the_last_save_between_epochs(place: Path, whole: Path) -> None:
     run, log = place / "runs" / "killed", place / "killed.txt"
-    process = started("train.py", *typed(place, "killed", save_steps=2), log=log)
+    process = started("train.py", *typed(place, "killed", save_steps=2), log=log, held=EPOCHS * STEPS - 1)
     wait_for(lambda: steps(run) >= STEPS + 3, process)
     assert kill(process) == -signal.SIGKILL, log.read_text()[-2000:]
     content = checkpoint.read(run / "weights" / "last.pt").content
@@ -154,9 +154,10 @@ def test_two_backbones_are_gone_on_with_from_any_step(
     more = {"epochs": 2, "classifier": "yolov5n", "parallel": parallel}
     left = train_dual_backbone.run(**keywords(place, f"left{parallel}", **more))
     run, log = place / "runs" / f"cut{parallel}", place / f"cut{parallel}.txt"
-    process = started("train_dual_backbone.py", *typed(place, run.name, save_steps=1, **more), log=log)
-    last = run / "classifier" / "weights" / "last.pt"
-    wait_for(lambda: last.is_file() and checkpoint.read(last).content["updates"] >= 3, process)
+    words = typed(place, run.name, save_steps=1, **more)
+    process = started("train_dual_backbone.py", *words, log=log, held=2 * STEPS - 1)
+    parts = [run / name / "weights" / "last.pt" for name in train_dual_backbone.PARTS]
+    wait_for(lambda: all(last.is_file() and checkpoint.read(last).content["updates"] >= 3 for last in parts), process)
     assert kill(process, signal.SIGTERM) == 143, log.read_text()[-2000:]
     assert "python train_dual_backbone.py --resume" in log.read_text()
     assert train_dual_backbone.run(resume=str(run / "weights" / "last.pt")) == run

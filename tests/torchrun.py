@@ -9,13 +9,16 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from utils.balance_log import read_balance
 from utils.config import ROOT
+from utils.epoch import EpochProgress
 from utils.loggers import read_results
+from utils.trainer import Training
 
 LAUNCHER = (sys.executable, "-m", "torch.distributed.run")
 
@@ -35,11 +38,54 @@ def launched(
     )
 
 
-def started(script: str, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
-    """A script in a process group of its own, so that it and all it starts can be killed together."""
+# A training script whose trainings do not come to their end: see hold().
+HELD = """
+import functools, importlib, sys
+from tests import torchrun
+from utils.flags import parse
+from utils.log import run_script
+
+step, script = int(sys.argv[1]), importlib.import_module(sys.argv[2])
+torchrun.hold(step)
+if hasattr(script, "train_part"):
+    script.train_part = functools.partial(torchrun.held_part, step)
+sys.exit(run_script(script.main, parse(script.FLAGS, "", sys.argv[3:])))
+"""
+
+
+def hold(step: int) -> None:
+    """Let each training of this process wait in that step until a signal comes.
+
+    So a test that signals it once it has come to something need not be in time.
+    """
+    original = Training._after_step
+
+    def after(self: Training, progress: EpochProgress) -> None:
+        if self._learner.running_mean.updates == step:
+            wait_until(lambda: bool(self._interrupts.signal), 600)
+        original(self, progress)
+
+    Training._after_step = after  # type: ignore[method-assign]
+
+
+def held_part(step: int, name: str, folder: Path, stored: Mapping[str, Any]) -> None:
+    """:func:`train_dual_backbone.train_part`, which waits in that step."""
+    import train_dual_backbone
+
+    hold(step)
+    train_dual_backbone.train_part(name, folder, stored)
+
+
+def started(script: str, *arguments: str, log: Path, held: int = 0) -> subprocess.Popen[bytes]:
+    """A script in a process group of its own, so that it and all it starts can be killed together.
+
+    Args:
+        held: step in which it waits for a signal; 0 for none.
+    """
+    start = ["-c", HELD, str(held), Path(script).stem] if held else [str(ROOT / script)]
     with log.open("ab") as file:
         return subprocess.Popen(
-            [sys.executable, str(ROOT / script), *arguments], cwd=ROOT, stdout=file, stderr=file,
+            [sys.executable, *start, *arguments], cwd=ROOT, stdout=file, stderr=file,
             start_new_session=True, env=environment(),
         )  # fmt: skip
 
