@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +94,25 @@ def test_two_processes_share_a_study_and_each_training_is_made_once(tmp_path: Pa
     made = {own: (tmp_path / own).read_text().split() for own in ("one", "two")}
     assert Counter(made["one"] + made["two"]) == Counter(NAMES)
     assert made["one"] and made["two"]
+
+
+def test_two_that_take_a_training_at_the_same_moment_take_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from optuna.storages._rdb.models import TrialModel
+
+    studies = [open_study(storage(tmp_path), NAMES[:2]) for _ in range(2)]
+    original, both = TrialModel.find_or_raise_by_id, threading.Barrier(2)
+
+    def find(*arguments: Any, **keywords: Any) -> Any:
+        found = original(*arguments, **keywords)
+        if keywords.get("for_update"):
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both.wait(timeout=2)  # until the other one has read, too, unless it has to wait for this one
+        return found
+
+    monkeypatch.setattr(TrialModel, "find_or_raise_by_id", find)
+    with ThreadPoolExecutor(2) as pool:
+        taken = [trial.number for trial in pool.map(lambda study: study.ask(), studies)]
+    assert sorted(taken) == [0, 1]
 
 
 def test_a_training_whose_worker_died_is_made_by_another_one(tmp_path: Path) -> None:

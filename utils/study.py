@@ -10,13 +10,14 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from utils.log import LOGGER, InputError, Interrupted
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.trial import TrialState
+    from sqlalchemy import Engine
 
 HEARTBEAT = 30  # seconds between two signs of life
 GRACE = 120  # seconds of silence after which a process counts as dead
@@ -79,7 +80,26 @@ def _opened(storage: str, heartbeat: int, grace: int, title: str) -> Study:
             heartbeat_interval=heartbeat, grace_period=grace,
             heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=RETRIES),
         )  # fmt: skip
+    if storage.startswith("sqlite"):
+        _lock_first(place.engine)
     return optuna.create_study(storage=place, study_name=title, direction="maximize", load_if_exists=True)
+
+
+def _lock_first(engine: Engine) -> None:
+    """Let each transaction with SQLite lock the file before it reads.
+
+    To take a trial, Optuna reads that it waits, and then writes that it is at work. In between it relies on a lock on
+    the row, which SQLite does not know: two processes could take the same trial, and write into one folder.
+    """
+    from sqlalchemy import event
+
+    engine.dispose()  # connections that were opened before
+
+    def leave_begin_to_us(connection: Any, _: Any) -> None:
+        connection.isolation_level = None
+
+    event.listen(engine, "connect", leave_begin_to_us)
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
 
 
 def work(study: Study, names: Sequence[str], train: Callable[[str], float], pause: float = PAUSE) -> None:
