@@ -16,46 +16,55 @@ from typing import Any
 
 import pytest
 
+from tests.torchrun import wait_for
 from utils.config import ROOT
 from utils.log import InputError, Interrupted
 from utils.study import RUN, check_installed, open_study, work
 
 NAMES = [f"static-seed{seed}" for seed in range(6)]
 
-# What a worker in another process does: it notes each training that it makes, in a file of its own.
+# What a worker in another process does: it notes each training that it makes, in a file of its own. What takes long is
+# imported before it says that it is ready, and it waits for what must have happened, as a loaded machine may take long.
 WORKER = """
-import os, sys, time
+import os, sqlite3, sys, time
 from pathlib import Path
+import optuna, sqlalchemy
+from tests.torchrun import wait_until
 from utils.study import open_study, work
 
-folder, own, what = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-names = sys.argv[4:]
+folder, own, what, grace = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+names = sys.argv[5:]
+
+def alive():
+    with sqlite3.connect(folder / "study.db", timeout=60) as database:
+        return database.execute("select count(*) from trial_heartbeats").fetchone()[0] > 0
 
 def train(name):
     if what == "dies":
-        time.sleep(1.5)  # until it has given a sign of life
+        wait_until(alive)  # one that has given no sign of life is never thought dead
         (folder / "taken").write_text(name)
         os._exit(9)
     with (folder / own).open("a") as file:
         file.write(name + "\\n")
-    time.sleep(0.6)  # long enough that a process which starts two seconds later still finds some
+    wait_until(lambda: (folder / {"one": "two", "two": "one"}[own]).exists())  # each is to make some
     return 0.5
 
 (folder / f"{own}.ready").write_text("")
-while not (folder / "go").exists():
-    time.sleep(0.01)
-work(open_study(f"sqlite:///{folder / 'study.db'}", names, heartbeat=1, grace=2), names, train, pause=0.1)
+wait_until((folder / "go").exists)
+work(open_study(f"sqlite:///{folder / 'study.db'}", names, heartbeat=1, grace=grace), names, train, pause=0.1)
 """
+LONG = 600  # seconds of silence, where no process is to be thought dead
+SHORT = 2
 
 
 def storage(folder: Path) -> str:
     return f"sqlite:///{folder / 'study.db'}"
 
 
-def worker(folder: Path, own: str, what: str, names: list[str]) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", WORKER, str(folder), own, what, *names]
+def worker(folder: Path, own: str, what: str, names: list[str], grace: int = LONG) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", WORKER, str(folder), own, what, str(grace), *names]
     with (folder / f"{own}.log").open("w") as log:
-        return subprocess.Popen(command, cwd=ROOT, text=True, stdout=log, stderr=log)
+        return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
 
 
 def maker(made: list[str], value: float = 0.5) -> Callable[[str], float]:
@@ -68,9 +77,9 @@ def maker(made: list[str], value: float = 0.5) -> Callable[[str], float]:
     return train
 
 
-def finish(folder: Path, names: list[str], train: Callable[[str], float]) -> None:
+def finish(folder: Path, names: list[str], train: Callable[[str], float], grace: int = LONG) -> None:
     """As compare.py does it, with signs of life every second."""
-    work(open_study(storage(folder), names, heartbeat=1, grace=2), names, train, pause=0.1)
+    work(open_study(storage(folder), names, heartbeat=1, grace=grace), names, train, pause=0.1)
 
 
 def test_every_training_is_made_once_and_its_figure_is_in_the_study(tmp_path: Path) -> None:
@@ -87,10 +96,10 @@ def test_every_training_is_made_once_and_its_figure_is_in_the_study(tmp_path: Pa
 
 def test_two_processes_share_a_study_and_each_training_is_made_once(tmp_path: Path) -> None:
     workers = [worker(tmp_path, own, "works", NAMES) for own in ("one", "two")]
-    while not all((tmp_path / f"{own}.ready").exists() for own in ("one", "two")):
-        assert not any(process.poll() for process in workers)
+    for process, own in zip(workers, ("one", "two"), strict=True):
+        wait_for((tmp_path / f"{own}.ready").exists, process)
     (tmp_path / "go").write_text("")  # both at once
-    assert [process.wait(60) for process in workers] == [0, 0], [log.read_text() for log in tmp_path.glob("*.log")]
+    assert [process.wait(300) for process in workers] == [0, 0], [log.read_text() for log in tmp_path.glob("*.log")]
     made = {own: (tmp_path / own).read_text().split() for own in ("one", "two")}
     assert Counter(made["one"] + made["two"]) == Counter(NAMES)
     assert made["one"] and made["two"]
@@ -117,10 +126,10 @@ def test_two_that_take_a_training_at_the_same_moment_take_two(tmp_path: Path, mo
 
 def test_a_training_whose_worker_died_is_made_by_another_one(tmp_path: Path) -> None:
     (tmp_path / "go").write_text("")
-    assert worker(tmp_path, "one", "dies", NAMES[:2]).wait(60) == 9
+    assert worker(tmp_path, "one", "dies", NAMES[:2], SHORT).wait(300) == 9
     taken = (tmp_path / "taken").read_text()
     made: list[str] = []
-    finish(tmp_path, NAMES[:2], maker(made))
+    finish(tmp_path, NAMES[:2], maker(made), SHORT)
     assert Counter(made) == Counter(NAMES[:2])
     assert made[-1] == taken  # it was put back once its worker had been silent for long enough
     states = Counter(trial.state.name for trial in open_study(storage(tmp_path), []).get_trials())
