@@ -187,9 +187,9 @@ def test_echo_safe_augmentation_keeps_anatomy_and_doppler_colour() -> None:
 
 def test_the_recipe_for_new_patients_keeps_anatomy_and_the_hue_of_velocity() -> None:
     hyp = load_hyperparameters(ROOT / "hyp/echo_best.yaml")
-    off = ("flipud", "fliplr", "hsv_h", "mosaic", "mixup", "copy_paste", "shear", "perspective")
+    off = ("flipud", "fliplr", "hsv_h", "mixup", "copy_paste", "shear", "perspective")
     assert {key: getattr(hyp, key) for key in off} == dict.fromkeys(off, 0.0)
-    assert min(hyp.translate, hyp.scale, hyp.degrees, hyp.hsv_v, hyp.hsv_s, hyp.clip_window) > 0
+    assert min(hyp.translate, hyp.scale, hyp.degrees, hyp.hsv_v, hyp.hsv_s, hyp.mosaic, hyp.clip_window) > 0
     rules = load_hyperparameters(ROOT / "hyp/joint_training_rules.yaml")
     unchanged = dataclasses.asdict(hyp) | dict.fromkeys(AUGMENTATION, 0.0) | {"clip_window": 0}
     assert unchanged == dataclasses.asdict(rules)  # otherwise the same training
