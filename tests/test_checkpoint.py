@@ -105,6 +105,16 @@ def test_what_a_path_held_before_stays_where_that_is_asked_for(tmp_path: Path) -
     assert found == {"last.pt": 2, "last_previous.pt": 1}
 
 
+def write_into(kind: type[io.BytesIO], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what is written whole go into such a stand-in for a file."""
+
+    def fdopen(handle: int, mode: str) -> io.BytesIO:
+        os.close(handle)
+        return kind()
+
+    monkeypatch.setattr(files.os, "fdopen", fdopen)
+
+
 def test_a_full_disk_is_told_as_that_and_leaves_the_earlier_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,11 +131,7 @@ def test_a_full_disk_is_told_as_that_and_leaves_the_earlier_checkpoint(
     checkpoint.save(path, content(network()))
     before = path.read_bytes()
 
-    def fdopen(handle: int, mode: str) -> Full:
-        os.close(handle)
-        return Full()
-
-    monkeypatch.setattr(files.os, "fdopen", fdopen)
+    write_into(Full, monkeypatch)
     with pytest.raises(
         InputError, match=rf"{path}: no space left for a checkpoint of \d+ MB \(\d+ MB free\): free some"
     ):
@@ -154,11 +160,7 @@ def test_a_signal_while_a_checkpoint_is_written_comes_out_as_what_its_handler_ra
     checkpoint.save(path, content(network()))
     before = path.read_bytes()
 
-    def fdopen(handle: int, mode: str) -> Interrupting:
-        os.close(handle)
-        return Interrupting()
-
-    monkeypatch.setattr(files.os, "fdopen", fdopen)
+    write_into(Interrupting, monkeypatch)
     usual = signal.signal(signal.SIGUSR1, handler)
     try:
         with pytest.raises(type(cause)):
